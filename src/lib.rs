@@ -1,0 +1,11 @@
+//! Cairn: an S3-compatible object gateway that keeps every byte once. `ARCHITECTURE.md` tells where everything lives.
+
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+pub mod clock;
+pub mod ids;
+pub mod kv;
+pub mod limits;
+pub mod meta;
+pub mod object;

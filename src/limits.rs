@@ -1,0 +1,58 @@
+//! Every cap in one place. A queue, page, cache, body or name that is not bounded here is a bug.
+
+pub const KIB: usize = 1 << 10;
+pub const MIB: usize = 1 << 20;
+
+// What S3 allows (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
+
+/// Bytes of an object key in UTF-8.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Bytes of user metadata: names without their prefix, plus values.
+pub const USER_METADATA_BYTES_MAX: usize = 2 * KIB;
+pub const PART_NUMBER_MAX: u16 = 10_000;
+/// Bytes of one PUT, one part or one copied source.
+pub const PUT_BYTES_MAX: u64 = 5 << 30;
+/// Bytes of every part but the last.
+pub const PART_BYTES_MIN: u64 = 5 << 20;
+/// Bytes of a whole object.
+pub const OBJECT_BYTES_MAX: u64 = 50 << 40;
+/// Rows of one listing page.
+pub const LIST_PAGE_MAX: usize = 1000;
+/// Keys of one DeleteObjects request.
+pub const DELETE_OBJECTS_MAX: usize = 1000;
+/// Bytes of tags: 10 tags of 128 + 256 characters.
+pub const TAGS_MAX: usize = 10;
+
+// The metadata store.
+
+pub const MUTATION_EFFECTS_MAX: usize = 2048;
+pub const MUTATION_BYTES_MAX: usize = MIB;
+/// Encoded bytes of one key, so that every engine can hold it.
+pub const ENCODED_KEY_BYTES_MAX: usize = 2500;
+/// Rows that one scan returns at the most.
+pub const SCAN_ROWS_MAX: usize = 4096;
+/// Mutations waiting for the committer; more wait for a place.
+pub const COMMIT_QUEUE_MAX: usize = 4096;
+/// Bytes of the mutations that one group takes.
+pub const COMMIT_GROUP_BYTES_MAX: usize = 4 * MIB;
+/// Times that a transaction is run again after a conflict.
+pub const TRANSACTION_TRIES_MAX: u32 = 32;
+
+// The chunk store.
+
+/// Objects up to this many bytes live in the metadata store, in the body family.
+pub const BODY_BYTES_MAX: usize = 8 * KIB;
+pub const WINDOW_BYTES_MAX: usize = 8 * MIB;
+pub const WINDOW_BYTES_MIN: usize = MIB;
+pub const WINDOW_CHUNKS_MAX: usize = 128;
+/// Windows of one upload that are being stored at the same time.
+pub const WINDOWS_IN_FLIGHT: usize = 2;
+/// Bytes of plaintext windows and read extents in memory, over all requests.
+pub const BUFFER_POOL_BYTES: usize = 64 * MIB;
+pub const PACK_BYTES_MAX: u64 = 64 << 20;
+/// Entries of one tree row.
+pub const TREE_ROW_ENTRIES_MAX: usize = 1000;
+/// Levels of data that refer to data.
+pub const TREE_DEPTH_MAX: usize = 8;
+/// Bytes that one read takes from a pack at once.
+pub const EXTENT_BYTES_MAX: usize = MIB;
