@@ -3,7 +3,9 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+pub mod chunk;
 pub mod clock;
+pub mod iam;
 pub mod ids;
 pub mod kv;
 pub mod limits;
