@@ -22,6 +22,24 @@ pub const LIST_PAGE_MAX: usize = 1000;
 pub const DELETE_OBJECTS_MAX: usize = 1000;
 /// Bytes of tags: 10 tags of 128 + 256 characters.
 pub const TAGS_MAX: usize = 10;
+/// Buckets of one ListBuckets page.
+pub const LIST_BUCKETS_PAGE_MAX: usize = 10_000;
+
+// Identities and the S3 wire.
+
+/// Bytes of the bootstrap file of identities.
+pub const IDENTITIES_FILE_BYTES_MAX: usize = MIB;
+pub const IDENTITIES_MAX: usize = 10_000;
+/// Key pairs of one identity.
+pub const IDENTITY_KEYS_MAX: usize = 16;
+/// Bytes of an XML request body: 1,000 keys of DeleteObjects or 10,000 parts of a complete, escaped.
+pub const XML_BODY_BYTES_MAX: usize = 8 * MIB;
+/// Bytes of one aws-chunk, as announced by its header; clients send 64 KiB to 16 MiB.
+pub const AWS_CHUNK_BYTES_MAX: usize = 256 * MIB;
+/// Seconds between a request's date and ours.
+pub const CLOCK_SKEW_SECS_MAX: u32 = 15 * 60;
+/// Seconds that a presigned URL may live.
+pub const PRESIGNED_SECS_MAX: u32 = 7 * 24 * 60 * 60;
 
 // The metadata store.
 
