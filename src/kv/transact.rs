@@ -92,20 +92,22 @@ pub enum TransactError<E> {
 }
 
 /// Runs `body` and commits what it put into its transaction, again from the start after a conflict. `key` is the row
-/// that concurrent callers are most likely to fight for.
-pub async fn transact<T, E, F>(
+/// that concurrent callers are most likely to fight for. The transaction is passed in and given back by value, because
+/// the future of an async closure that borrows it is not known to be `Send`.
+pub async fn transact<T, E, F, R>(
     kv: &Arc<dyn Kv>,
     locks: &KeyLocks,
     key: &[u8],
     mut body: F,
 ) -> Result<Done<T>, TransactError<E>>
 where
-    F: AsyncFnMut(&mut Transaction) -> Result<T, E>,
+    F: FnMut(Transaction) -> R,
+    R: Future<Output = Result<(Transaction, T), E>>,
 {
     let _lock = locks.lock(key).await;
     for attempt in 0..TRANSACTION_TRIES_MAX {
-        let mut transaction = Transaction { kv: Arc::clone(kv), mutation: Mutation::new() };
-        let value = body(&mut transaction).await.map_err(TransactError::Body)?;
+        let fresh = Transaction { kv: Arc::clone(kv), mutation: Mutation::new() };
+        let (transaction, value) = body(fresh).await.map_err(TransactError::Body)?;
         if transaction.mutation.effects.is_empty() {
             return Ok(Done { value, sequence: None });
         }
@@ -143,13 +145,14 @@ mod tests {
             let (kv, locks, key) = (Arc::clone(&kv), Arc::clone(&locks[task % 2]), key.clone());
             tasks.push(tokio::spawn(async move {
                 for _ in 0..20 {
-                    let body = async |tx: &mut Transaction| {
-                        let length = tx.get(&key).await?.map_or(0, |value| value.bytes.len());
+                    let key = &key;
+                    let body = |mut tx: Transaction| async move {
+                        let length = tx.get(key).await?.map_or(0, |value| value.bytes.len());
                         tokio::task::yield_now().await;
                         tx.mutation.put(key.clone(), vec![0; length + 1]);
-                        Ok::<_, ReadError>(length)
+                        Ok::<_, ReadError>((tx, length))
                     };
-                    transact(&kv, &locks, &key, body).await.unwrap();
+                    transact(&kv, &locks, key, body).await.unwrap();
                 }
             }));
         }
