@@ -82,7 +82,7 @@ impl LogFiles {
         }
     }
 
-    /// Takes up the spares of an earlier process, or makes a small one, so that the first file is ready.
+    /// Removes the spares of an earlier process, which may be half made, and makes a small one for the first file.
     pub fn prepare_first(&self) -> io::Result<()> {
         for path in paths(&self.dir, SPARE_SUFFIX)? {
             std::fs::remove_file(path)?;
