@@ -5,3 +5,4 @@ pub mod codec;
 pub mod md5;
 pub mod pack;
 pub mod pool;
+pub mod record;
