@@ -17,12 +17,14 @@ pub const LANES: usize = 8;
 const ROUND_STREAMS_MAX: usize = 16;
 /// Bytes of one stream in one round.
 const SLICE_BYTES: usize = 128 * KIB;
+/// A stream with less than this in its next piece does not shorten the round of the others.
+const SLICE_BYTES_MIN: usize = 8 * KIB;
 /// How long a stream that waits for its digest waits for company.
-const FINISH_WAIT: Duration = Duration::from_micros(100);
+const FINISH_WAIT: Duration = Duration::from_micros(200);
 /// How long data waits for company.
 const DATA_WAIT: Duration = Duration::from_millis(2);
 /// Bytes of one stream that make it urgent.
-const STREAM_BYTES_URGENT: usize = MIB;
+const STREAM_BYTES_URGENT: usize = 4 * MIB;
 /// Bytes that wait before one thread; more wait for room.
 const QUEUE_BYTES_MAX: usize = 24 * MIB;
 /// What one permit stands for.
@@ -243,6 +245,7 @@ impl Inner {
     }
 
     fn fill(&mut self, round: &mut Round) {
+        let slice_bytes = self.slice_bytes();
         while round.slices.len() < ROUND_STREAMS_MAX
             && let Some(id) = self.ready.pop_front()
         {
@@ -252,13 +255,20 @@ impl Inner {
                 self.end(id, round);
                 continue;
             };
-            let now = data.split_to(data.len().min(SLICE_BYTES));
+            let now = data.split_to(data.len().min(slice_bytes));
             let permit = if data.is_empty() { stream.data.pop_front().and_then(|(_, permit)| permit) } else { None };
             stream.bytes -= now.len();
             stream.busy = true;
             round.states.push(stream.state);
             round.slices.push(Slice { id, data: now, _permit: permit });
         }
+    }
+
+    /// Lanes of equal length are hashed together to their end: the shortest piece sets the round's length.
+    fn slice_bytes(&self) -> usize {
+        let round = self.ready.iter().take(ROUND_STREAMS_MAX);
+        let pieces = round.filter_map(|id| Some(self.streams.get(id)?.data.front()?.0.len()));
+        pieces.filter(|bytes| *bytes >= SLICE_BYTES_MIN).min().unwrap_or(SLICE_BYTES).min(SLICE_BYTES)
     }
 
     fn end(&mut self, id: StreamId, round: &mut Round) {

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use crate::blob::local::{ALIGNMENT, ReadFile};
 use crate::chunk::codec::{Codec, Codecs};
 use crate::chunk::pack::format::aligned;
-use crate::chunk::pack::shared::Shared;
+use crate::chunk::pack::shared::{Shared, Visit};
 use crate::chunk::pack::{Extent, ReadError, Wanted};
 use crate::chunk::pool::PooledBuf;
 use crate::chunk::record::{HEADER_BYTES, RecordError, RecordHeader, crc32c};
-use crate::ids::ChunkId;
+use crate::ids::{ChunkId, PackId};
 
 /// Plaintext that is decoded on the caller's thread; more goes to a blocking one.
 const DECODED_IN_PLACE_BYTES: usize = 16 << 10;
@@ -65,7 +65,7 @@ fn length_of(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
 }
 
-async fn blocking<T, F>(pack: crate::ids::PackId, work: F) -> Result<T, ReadError>
+async fn blocking<T, F>(pack: PackId, work: F) -> Result<T, ReadError>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T, ReadError> + Send + 'static,
@@ -74,7 +74,7 @@ where
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
-/// Reads `range`: at once when the page cache has it, else on a blocking thread.
+/// Reads `range`: at once when the page cache has it, else on a blocking thread, around the cache the first time.
 async fn fill(
     shared: &Arc<Shared>,
     extent: &Extent,
@@ -94,27 +94,30 @@ async fn fill(
         return Err(damaged(shared, extent, range.start, None, "an extent is longer than any buffer"));
     }
     let file = shared.handle(id).map_err(failed)?;
-    if file.read_cached(&mut buffer, range.start) {
+    let visit = shared.reads_before.visit(id, range.start);
+    if visit == Visit::Later && file.read_cached(&mut buffer, range.start) {
         shared.metrics.read_bytes.with_label_values(&["cache"]).inc_by(length as u64);
         return Ok(buffer.freeze());
     }
     // The semaphore is never closed; without a permit the read would only be unbounded.
     let permit = Arc::clone(&shared.reads).acquire_owned().await.ok();
-    let (buffer, count) = blocking(id, move || {
+    let (mut buffer, count) = blocking(id, move || {
         let _held = (permit, lease);
-        let count = read_uncached(&file, &mut buffer, range.start).map_err(failed)?;
+        let count = read_uncached(&file, &mut buffer, range.start, visit).map_err(failed)?;
         Ok((buffer, count))
     })
     .await?;
     shared.metrics.read_bytes.with_label_values(&["disk"]).inc_by(count as u64);
-    let mut buffer = buffer;
     buffer.set_filled(count);
     Ok(buffer.freeze())
 }
 
-fn read_uncached(file: &ReadFile, buffer: &mut PooledBuf, offset: u64) -> io::Result<usize> {
+fn read_uncached(file: &ReadFile, buffer: &mut PooledBuf, offset: u64, visit: Visit) -> io::Result<usize> {
     fail::fail_point!("pack-read", |_| Err(io::Error::other("injected read failure")));
-    file.read_at(buffer, offset)
+    match visit {
+        Visit::First => file.read_direct_at(buffer, offset),
+        Visit::Second | Visit::Later => file.read_at(buffer, offset),
+    }
 }
 
 fn damaged(

@@ -29,6 +29,7 @@ pub struct Shared {
     pub slots: Vec<Slot>,
     /// Places for appends that wait.
     pub appends: Semaphore,
+    pub reads_before: ReadsBefore,
     /// Places for blocking reads.
     pub reads: Arc<Semaphore>,
     next_written_at: AtomicU64,
@@ -49,6 +50,7 @@ impl Shared {
             handles: moka::sync::Cache::new(options.handles_max as u64),
             slots: (0..options.open_packs.max(1)).map(|_| Slot::default()).collect(),
             appends: Semaphore::new(options.appends_waiting_max),
+            reads_before: ReadsBefore::default(),
             reads: Arc::new(Semaphore::new(options.reads_max)),
             codecs: Codecs::new(options.reads_max.min(8)),
             options,
@@ -93,6 +95,51 @@ pub fn path_in(dir: &Path, pack: PackId) -> PathBuf {
     let name = pack.to_string();
     let bucket = name.get(name.len().saturating_sub(2)..).unwrap_or_default();
     dir.join(bucket).join(format!("{name}.pack"))
+}
+
+/// Remembers roughly how often extents were read lately. What is read once goes around the page cache, which costs a
+/// seventh of the CPU time; what is read again is worth a place in it.
+pub struct ReadsBefore(Box<[AtomicU64]>);
+
+/// How an extent is best read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// Not read lately: around the page cache. Even asking whether it is cached would fetch it.
+    First,
+    /// Into the page cache.
+    Second,
+    /// It may be in the page cache.
+    Later,
+}
+
+/// Remembered extents: 128 KiB of memory, 16 GiB of extents.
+const READS_REMEMBERED: usize = 16_384;
+
+impl Default for ReadsBefore {
+    fn default() -> Self {
+        Self((0..READS_REMEMBERED).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl ReadsBefore {
+    /// Counts a read of this place. Places that share a slot push each other out, which costs time and nothing else.
+    pub fn visit(&self, pack: PackId, offset: u64) -> Visit {
+        // The id's end is random.
+        let random = pack.0.last_chunk().map_or(0, |end| u64::from_be_bytes(*end));
+        let first = random.wrapping_add(offset).wrapping_mul(0x9E37_79B9_7F4A_7C15) & !3 | 1;
+        let place = usize::try_from(first >> 32).unwrap_or(0) % READS_REMEMBERED;
+        let Some(slot) = self.0.get(place) else { return Visit::First };
+        let seen = slot.load(Ordering::Relaxed);
+        if seen == first {
+            slot.store(first + 1, Ordering::Relaxed);
+            Visit::Second
+        } else if seen == first + 1 {
+            Visit::Later
+        } else {
+            slot.store(first, Ordering::Relaxed);
+            Visit::First
+        }
+    }
 }
 
 /// A pack that exists.
