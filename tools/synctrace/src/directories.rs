@@ -11,7 +11,11 @@ use std::ffi::CStr;
 /// `path` is NUL-terminated.
 unsafe fn name(dirfd: c_int, path: *const c_char) -> Option<Vec<u8>> {
     // SAFETY: by this function's contract.
-    if active() { resolve(dirfd, unsafe { CStr::from_ptr(path) }.to_bytes()) } else { None }
+    if active() {
+        resolve(dirfd, unsafe { CStr::from_ptr(path) }.to_bytes())
+    } else {
+        None
+    }
 }
 
 /// Runs `call`; records it when it succeeded and its path is in the recorded directory.
@@ -19,7 +23,11 @@ fn on_one(path: Option<Vec<u8>>, kind: u8, call: impl FnOnce() -> c_long) -> c_i
     let mut ordered = order();
     let result = call() as c_int;
     if let (Some(path), 0) = (path, result) {
-        ordered.record(&Event { kind, path: &path, ..Event::default() });
+        ordered.record(&Event {
+            kind,
+            path: &path,
+            ..Event::default()
+        });
     }
     result
 }
@@ -31,7 +39,12 @@ fn on_two(from: Option<Vec<u8>>, to: Option<Vec<u8>>, kind: u8, call: impl FnOnc
             let mut ordered = order();
             let result = call() as c_int;
             if result == 0 {
-                ordered.record(&Event { kind, path: &from, rest: &to, ..Event::default() });
+                ordered.record(&Event {
+                    kind,
+                    path: &from,
+                    rest: &to,
+                    ..Event::default()
+                });
             }
             result
         }

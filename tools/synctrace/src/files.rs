@@ -16,7 +16,11 @@ use std::ffi::CStr;
 unsafe fn open_file(dirfd: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
     // SAFETY (all calls here): the caller's arguments are passed on as they are; `path` is NUL-terminated by contract.
     let raw = |flags: c_int| unsafe { libc::syscall(libc::SYS_openat, dirfd, path, flags, mode) } as c_int;
-    let name = if active() { resolve(dirfd, unsafe { CStr::from_ptr(path) }.to_bytes()) } else { None };
+    let name = if active() {
+        resolve(dirfd, unsafe { CStr::from_ptr(path) }.to_bytes())
+    } else {
+        None
+    };
     let Some(name) = name else {
         let fd = raw(flags);
         forget(fd);
@@ -45,9 +49,20 @@ unsafe fn open_file(dirfd: c_int, path: *const c_char, flags: c_int, mode: mode_
     if is_directory(fd) {
         kind |= format::OPEN_DIRECTORY;
     }
-    ordered.record(&Event { kind: format::OPEN, flags: kind, id, path: &name, ..Event::default() });
+    ordered.record(&Event {
+        kind: format::OPEN,
+        flags: kind,
+        id,
+        path: &name,
+        ..Event::default()
+    });
     if dropped {
-        ordered.record(&Event { kind: format::DROPPED, id, path: &name, ..Event::default() });
+        ordered.record(&Event {
+            kind: format::DROPPED,
+            id,
+            path: &name,
+            ..Event::default()
+        });
     }
     fd
 }
@@ -207,7 +222,9 @@ unsafe fn wrote(
     synced: bool,
     length: ssize_t,
 ) -> ssize_t {
-    let (Some(file), 1..) = (tracked(fd), length) else { return length };
+    let (Some(file), 1..) = (tracked(fd), length) else {
+        return length;
+    };
     if file_type(fd) != libc::S_IFREG {
         forget(fd);
         return length;
@@ -228,13 +245,26 @@ unsafe fn wrote(
     }
     let flags = if synced || file.synced { format::WRITE_SYNCED } else { 0 };
     let numbers = [offset as u64, 0];
-    record(&Event { kind: format::WRITE, flags, id: file.id, numbers, rest: &data, ..Event::default() });
+    record(&Event {
+        kind: format::WRITE,
+        flags,
+        id: file.id,
+        numbers,
+        rest: &data,
+        ..Event::default()
+    });
     length
 }
 
 fn changed(fd: c_int, result: c_int, kind: u8, flags: u8, numbers: [u64; 2]) -> c_int {
     if let (Some(file), 0) = (tracked(fd), result) {
-        record(&Event { kind, flags, id: file.id, numbers, ..Event::default() });
+        record(&Event {
+            kind,
+            flags,
+            id: file.id,
+            numbers,
+            ..Event::default()
+        });
     }
     result
 }
@@ -243,11 +273,19 @@ unsafe fn sync_file(fd: c_int, call: libc::c_long) -> c_int {
     // SAFETY: a sync of the caller's descriptor.
     let raw = || unsafe { libc::syscall(call, fd) } as c_int;
     let Some(file) = tracked(fd) else { return raw() };
-    let target = if is_directory(fd) { Target::Directory } else { Target::Data };
+    let target = if is_directory(fd) {
+        Target::Directory
+    } else {
+        Target::Data
+    };
     if drops(fd, file.id, target) {
         return 0;
     }
-    let begin = record(&Event { kind: format::SYNC_BEGIN, id: file.id, ..Event::default() });
+    let begin = record(&Event {
+        kind: format::SYNC_BEGIN,
+        id: file.id,
+        ..Event::default()
+    });
     let result = raw();
     changed(fd, result, format::SYNC_END, 0, [u64::from(begin), 0])
 }

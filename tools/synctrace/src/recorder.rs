@@ -49,7 +49,9 @@ pub struct Ordered(MutexGuard<'static, u32>);
 static INIT: extern "C" fn() = init;
 
 extern "C" fn init() {
-    let (Some(directory), Some(log)) = (variable("SYNCTRACE_DIR"), variable("SYNCTRACE_LOG")) else { return };
+    let (Some(directory), Some(log)) = (variable("SYNCTRACE_DIR"), variable("SYNCTRACE_LOG")) else {
+        return;
+    };
     let Some(rules) = Rules::parse(&variable("SYNCTRACE_DROP").unwrap_or_default()) else {
         fatal("SYNCTRACE_DROP is not a list of KIND:PATTERN[@N]")
     };
@@ -70,7 +72,10 @@ extern "C" fn init() {
     let high = unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 900) } as c_int;
     let _ = SETTINGS.set(Settings { directory, rules });
     LOG.store(if high >= 0 { high } else { fd }, Ordering::Release);
-    record(&Event { kind: format::START, ..Event::default() });
+    record(&Event {
+        kind: format::START,
+        ..Event::default()
+    });
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -97,7 +102,11 @@ pub fn say(message: &str) {
 /// Says loudly, in the log too, that something happened which the log cannot express.
 pub fn unsupported(message: &str) {
     say(message);
-    record(&Event { kind: format::UNSUPPORTED, path: message.as_bytes(), ..Event::default() });
+    record(&Event {
+        kind: format::UNSUPPORTED,
+        path: message.as_bytes(),
+        ..Event::default()
+    });
 }
 
 pub fn order() -> Ordered {
@@ -126,8 +135,14 @@ impl Ordered {
         bytes.extend_from_slice(event.path);
         bytes.extend_from_slice(event.rest);
         // SAFETY: the buffer lives through the call; the descriptor is ours and stays open.
-        let written =
-            unsafe { libc::syscall(libc::SYS_write, LOG.load(Ordering::Relaxed), bytes.as_ptr(), bytes.len()) };
+        let written = unsafe {
+            libc::syscall(
+                libc::SYS_write,
+                LOG.load(Ordering::Relaxed),
+                bytes.as_ptr(),
+                bytes.len(),
+            )
+        };
         if written != length as c_long {
             fatal("the log took a short write");
         }
@@ -137,7 +152,10 @@ impl Ordered {
 
 pub fn tracked(fd: c_int) -> Option<Tracked> {
     let entry = FILES.get(usize::try_from(fd).ok()?)?.load(Ordering::Acquire);
-    (entry != 0).then_some(Tracked { id: entry as u32, synced: entry & SYNCED != 0 })
+    (entry != 0).then_some(Tracked {
+        id: entry as u32,
+        synced: entry & SYNCED != 0,
+    })
 }
 
 /// Enters a successful open in the table and returns its id.
@@ -157,7 +175,10 @@ pub fn forget(fd: c_int) {
 }
 
 pub fn duplicate(from: c_int, to: c_int) {
-    let entry = usize::try_from(from).ok().and_then(|fd| FILES.get(fd)).map_or(0, |entry| entry.load(Ordering::Acquire));
+    let entry = usize::try_from(from)
+        .ok()
+        .and_then(|fd| FILES.get(fd))
+        .map_or(0, |entry| entry.load(Ordering::Acquire));
     match usize::try_from(to).ok().and_then(|fd| FILES.get(fd)) {
         Some(slot) => slot.store(entry, Ordering::Release),
         None if entry != 0 => fatal("a file descriptor beyond the table"),
@@ -168,18 +189,27 @@ pub fn duplicate(from: c_int, to: c_int) {
 /// Whether the rules leave this sync out; if so that is recorded.
 pub fn drops(fd: c_int, id: u32, target: Target) -> bool {
     let Some(settings) = SETTINGS.get() else { return false };
-    let Some(path) = descriptor_path(fd).and_then(|path| relative(&path)) else { return false };
+    let Some(path) = descriptor_path(fd).and_then(|path| relative(&path)) else {
+        return false;
+    };
     let name: &[u8] = if path.is_empty() { b"." } else { &path };
     let dropped = settings.rules.drops(target, name);
     if dropped {
-        record(&Event { kind: format::DROPPED, id, path: name, ..Event::default() });
+        record(&Event {
+            kind: format::DROPPED,
+            id,
+            path: name,
+            ..Event::default()
+        });
     }
     dropped
 }
 
 /// Whether the rules leave out the syncing of each write to this path (its O_DSYNC or O_SYNC).
 pub fn drops_open(path: &[u8]) -> bool {
-    SETTINGS.get().is_some_and(|settings| settings.rules.drops(Target::Data, path))
+    SETTINGS
+        .get()
+        .is_some_and(|settings| settings.rules.drops(Target::Data, path))
 }
 
 /// The path below the recorded directory that `path` names, `None` outside it.
@@ -187,7 +217,11 @@ pub fn resolve(dirfd: c_int, path: &[u8]) -> Option<Vec<u8>> {
     let absolute = if path.starts_with(b"/") {
         path.to_vec()
     } else {
-        let mut base = if dirfd == libc::AT_FDCWD { link_target(b"/proc/self/cwd\0")? } else { descriptor_path(dirfd)? };
+        let mut base = if dirfd == libc::AT_FDCWD {
+            link_target(b"/proc/self/cwd\0")?
+        } else {
+            descriptor_path(dirfd)?
+        };
         base.push(b'/');
         base.extend_from_slice(path);
         base
@@ -225,7 +259,13 @@ fn link_target(link: &[u8]) -> Option<Vec<u8>> {
     let mut buffer = vec![0_u8; libc::PATH_MAX as usize];
     // SAFETY: `link` ends with NUL (both callers), and the buffer's length is passed.
     let length = unsafe {
-        libc::syscall(libc::SYS_readlinkat, libc::AT_FDCWD, link.as_ptr(), buffer.as_mut_ptr(), buffer.len())
+        libc::syscall(
+            libc::SYS_readlinkat,
+            libc::AT_FDCWD,
+            link.as_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
     };
     buffer.truncate(usize::try_from(length).ok()?);
     Some(buffer)

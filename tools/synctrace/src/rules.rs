@@ -25,7 +25,11 @@ pub struct Rules(Vec<Rule>);
 impl Rules {
     /// `None` when the text is not a list of rules.
     pub fn parse(text: &str) -> Option<Self> {
-        text.split(';').filter(|rule| !rule.is_empty()).map(Rule::parse).collect::<Option<Vec<_>>>().map(Self)
+        text.split(';')
+            .filter(|rule| !rule.is_empty())
+            .map(Rule::parse)
+            .collect::<Option<Vec<_>>>()
+            .map(Self)
     }
 
     pub fn drops(&self, target: Target, path: &[u8]) -> bool {
@@ -46,7 +50,12 @@ impl Rule {
             Some((pattern, nth)) => (pattern, Some(nth.parse().ok()?)),
             None => (rest, None),
         };
-        Some(Self { target, pattern: pattern.as_bytes().to_vec(), nth, matches: AtomicU32::new(0) })
+        Some(Self {
+            target,
+            pattern: pattern.as_bytes().to_vec(),
+            nth,
+            matches: AtomicU32::new(0),
+        })
     }
 
     fn drops(&self, target: Target, path: &[u8]) -> bool {
@@ -62,6 +71,8 @@ fn matches(pattern: &[u8], path: &[u8]) -> bool {
     match pattern.split_first() {
         None => path.is_empty(),
         Some((b'*', rest)) => (0..=path.len()).any(|skip| path.get(skip..).is_some_and(|tail| matches(rest, tail))),
-        Some((byte, rest)) => path.split_first().is_some_and(|(first, tail)| first == byte && matches(rest, tail)),
+        Some((byte, rest)) => path
+            .split_first()
+            .is_some_and(|(first, tail)| first == byte && matches(rest, tail)),
     }
 }

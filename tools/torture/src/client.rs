@@ -34,12 +34,19 @@ pub struct Entry {
 
 /// An answer that is not a success, as an error.
 pub fn refused(what: &str, response: &Response) -> String {
-    format!("{what}: status {}: {}", response.status, response.text().chars().take(400).collect::<String>())
+    format!(
+        "{what}: status {}: {}",
+        response.status,
+        response.text().chars().take(400).collect::<String>()
+    )
 }
 
 impl Client {
     pub fn new(access: &Access) -> Self {
-        Self { access: access.clone(), connection: Connection::new(access.address) }
+        Self {
+            access: access.clone(),
+            connection: Connection::new(access.address),
+        }
     }
 
     pub async fn send(
@@ -51,9 +58,20 @@ impl Client {
         body: &[u8],
     ) -> Result<Response> {
         let query = canonical_query(query);
-        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        let target = if query.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{query}")
+        };
         let headers = sign(&self.access, method, path, &query, headers, body)?;
-        self.connection.send(&Request { method, target: &target, headers, body }).await
+        self.connection
+            .send(&Request {
+                method,
+                target: &target,
+                headers,
+                body,
+            })
+            .await
     }
 
     /// Lists a whole bucket, page by page.
@@ -89,11 +107,19 @@ impl Client {
 /// The insides of each element of this name.
 pub fn elements<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
-    text.split(open.as_str()).skip(1).filter_map(|rest| rest.split(close.as_str()).next()).collect()
+    text.split(open.as_str())
+        .skip(1)
+        .filter_map(|rest| rest.split(close.as_str()).next())
+        .collect()
 }
 
 pub fn element(text: &str, name: &str) -> Option<String> {
-    elements(text, name).first().map(|found| found.replace("&quot;", "\"").replace("&#34;", "\"").replace("&amp;", "&"))
+    elements(text, name).first().map(|found| {
+        found
+            .replace("&quot;", "\"")
+            .replace("&#34;", "\"")
+            .replace("&amp;", "&")
+    })
 }
 
 fn encode(text: &str) -> String {
@@ -108,8 +134,10 @@ fn encode(text: &str) -> String {
 }
 
 fn canonical_query(query: &[(&str, &str)]) -> String {
-    let mut pairs: Vec<String> =
-        query.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+    let mut pairs: Vec<String> = query
+        .iter()
+        .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+        .collect();
     pairs.sort();
     pairs.join("&")
 }
@@ -142,13 +170,27 @@ fn sign(
         ("x-amz-content-sha256".to_owned(), hash.clone()),
         ("x-amz-date".to_owned(), stamp.clone()),
     ];
-    headers.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    headers.extend(
+        extra
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
     headers.sort();
-    let names = headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";");
-    let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let names = headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect::<Vec<_>>()
+        .join(";");
+    let lines: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}:{value}\n"))
+        .collect();
     let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{names}\n{hash}");
     let scope = format!("{date}/{REGION}/s3/aws4_request");
-    let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}", hex::encode(Sha256::digest(canonical)));
+    let text = format!(
+        "AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}",
+        hex::encode(Sha256::digest(canonical))
+    );
     let mut key = format!("AWS4{}", access.secret_key).into_bytes();
     for part in [date.as_str(), REGION, "s3", "aws4_request"] {
         key = hmac(&key, part)?;

@@ -11,7 +11,9 @@ pub struct Content {
 
 impl Content {
     pub fn one(seed: u64, bytes: usize) -> Self {
-        Self { pieces: vec![(seed, bytes)] }
+        Self {
+            pieces: vec![(seed, bytes)],
+        }
     }
 
     pub fn size(&self) -> usize {

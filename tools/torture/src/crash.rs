@@ -68,7 +68,10 @@ pub struct Report {
 
 pub async fn run(options: &CrashOptions) -> Result<Report> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000));
-    println!("crash mode: {} images, --seed {seed}, syncs left out: {:?}", options.images, options.drop);
+    println!(
+        "crash mode: {} images, --seed {seed}, syncs left out: {:?}",
+        options.images, options.drop
+    );
     std::fs::create_dir(&options.work)?;
     let work = std::fs::canonicalize(&options.work)?;
     let recorded = Arc::new(record(options, &work, seed).await?);
@@ -107,17 +110,29 @@ pub async fn run(options: &CrashOptions) -> Result<Report> {
             ))
         }
     };
-    Ok(Report { images: options.images, dropped_syncs, failure })
+    Ok(Report {
+        images: options.images,
+        dropped_syncs,
+        failure,
+    })
 }
 
 /// Two phases of load on one directory, the first ended by SIGTERM and the second by SIGKILL.
 async fn record(options: &CrashOptions, work: &Path, seed: u64) -> Result<Recorded> {
     let data = work.join("data");
     std::fs::create_dir(&data)?;
-    let recording = Recording { log: work.join("trace"), drop: options.drop.clone() };
+    let recording = Recording {
+        log: work.join("trace"),
+        drop: options.drop.clone(),
+    };
     let clock = Arc::new(Clock::Log(recording.log.clone()));
     let duration = Duration::from_millis(options.phase_ms);
-    let round = |number: u64| Round { scale: Scale::Small, clock: &clock, seed: seed.wrapping_add(number), duration };
+    let round = |number: u64| Round {
+        scale: Scale::Small,
+        clock: &clock,
+        seed: seed.wrapping_add(number),
+        duration,
+    };
     let server = Server::start(&options.launch, &data, Some(&recording)).await?;
     create_bucket(&server.access).await?;
     let bucket = clock.now();
@@ -131,7 +146,11 @@ async fn record(options: &CrashOptions, work: &Path, seed: u64) -> Result<Record
     }
     let server = Server::start(&options.launch, &data, Some(&recording)).await?;
     let (histories, _, _) = round(2).run(server, histories, true).await?;
-    Ok(Recorded { trace: Trace::read(&recording.log)?, histories, bucket })
+    Ok(Recorded {
+        trace: Trace::read(&recording.log)?,
+        histories,
+        bucket,
+    })
 }
 
 fn replay(trace: &Trace, at: Mark) -> Result<Disk> {
@@ -146,7 +165,11 @@ fn replay(trace: &Trace, at: Mark) -> Result<Disk> {
 fn crash_points(trace: &Trace, marks: &[Mark], count: usize, rng: &mut Rng) -> Vec<Mark> {
     let mut points: Vec<Mark> = (0..count)
         .filter_map(|number| {
-            let by_mark = if number % 2 == 0 { rng.choice(marks).copied() } else { None };
+            let by_mark = if number % 2 == 0 {
+                rng.choice(marks).copied()
+            } else {
+                None
+            };
             by_mark.or_else(|| rng.choice(&trace.events).map(|event| event.end))
         })
         .collect();
@@ -186,7 +209,13 @@ async fn look_at_images(
 }
 
 /// Replays forward once and builds an image at each point; ends early when nobody looks any more.
-fn build_all(recorded: &Recorded, points: &[Mark], images_dir: &Path, seed: u64, jobs: &mpsc::Sender<Job>) -> Result<()> {
+fn build_all(
+    recorded: &Recorded,
+    points: &[Mark],
+    images_dir: &Path,
+    seed: u64,
+    jobs: &mpsc::Sender<Job>,
+) -> Result<()> {
     let mut disk = Disk::new();
     let mut events = recorded.trace.events.iter().enumerate().peekable();
     for (number, at) in (1..).zip(points) {
@@ -196,7 +225,16 @@ fn build_all(recorded: &Recorded, points: &[Mark], images_dir: &Path, seed: u64,
         let seed = seed.wrapping_add(number as u64);
         let directory = images_dir.join(format!("image-{number}"));
         let fate = image::build(&disk, &recorded.trace, &mut Rng::with_seed(seed), &directory)?;
-        if jobs.blocking_send(Job { number, at: *at, seed, fate, directory }).is_err() {
+        if jobs
+            .blocking_send(Job {
+                number,
+                at: *at,
+                seed,
+                fate,
+                directory,
+            })
+            .is_err()
+        {
             break;
         }
     }
@@ -209,7 +247,11 @@ fn build_again(recorded: &Recorded, job: &Job, target: &Path) -> Result<()> {
 }
 
 /// Takes images until they end or one fails; then closes the queue, so that the others end too.
-async fn look(launch: &Launch, recorded: &Recorded, jobs: &tokio::sync::Mutex<mpsc::Receiver<Job>>) -> Option<(Job, String)> {
+async fn look(
+    launch: &Launch,
+    recorded: &Recorded,
+    jobs: &tokio::sync::Mutex<mpsc::Receiver<Job>>,
+) -> Option<(Job, String)> {
     loop {
         let job = jobs.lock().await.recv().await?;
         let outcome = look_at(launch, recorded, &job).await;
@@ -261,7 +303,10 @@ pub async fn sabotage(options: &CrashOptions) -> Result<()> {
         rule => vec![("as asked", rule)],
     };
     for (name, rule) in rules {
-        let options = CrashOptions { drop: rule.to_owned(), ..options.clone() };
+        let options = CrashOptions {
+            drop: rule.to_owned(),
+            ..options.clone()
+        };
         let report = run(&options).await?;
         let _ = std::fs::remove_dir_all(&options.work);
         let verdict = match (&report.failure, report.dropped_syncs) {
@@ -272,7 +317,14 @@ pub async fn sabotage(options: &CrashOptions) -> Result<()> {
         if !verdict.starts_with("noticed") {
             unnoticed.push(name);
         }
-        println!("sabotage | {name} | {rule} | {} left out | {verdict}", report.dropped_syncs);
+        println!(
+            "sabotage | {name} | {rule} | {} left out | {verdict}",
+            report.dropped_syncs
+        );
     }
-    if unnoticed.is_empty() { Ok(()) } else { Err(format!("nothing fails without: {}", unnoticed.join(", ")).into()) }
+    if unnoticed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("nothing fails without: {}", unnoticed.join(", ")).into())
+    }
 }

@@ -68,7 +68,13 @@ pub struct Disk {
 impl Disk {
     /// An empty, durable directory.
     pub fn new() -> Self {
-        Self { nodes: vec![Node { is_directory: true, ..Node::default() }], ..Self::default() }
+        Self {
+            nodes: vec![Node {
+                is_directory: true,
+                ..Node::default()
+            }],
+            ..Self::default()
+        }
     }
 
     /// The directory as it is, all of it durable.
@@ -83,8 +89,16 @@ impl Disk {
             let entry = entry?;
             let is_directory = entry.file_type()?.is_dir();
             let id = self.nodes.len();
-            let durable = if is_directory { Pages::default() } else { Pages::load(&std::fs::File::open(entry.path())?)? };
-            self.nodes.push(Node { is_directory, durable, ..Node::default() });
+            let durable = if is_directory {
+                Pages::default()
+            } else {
+                Pages::load(&std::fs::File::open(entry.path())?)?
+            };
+            self.nodes.push(Node {
+                is_directory,
+                durable,
+                ..Node::default()
+            });
             let name = entry.file_name().to_string_lossy().into_owned();
             let holder = self.node_mut(parent)?;
             holder.names.insert(name.clone(), id);
@@ -106,14 +120,18 @@ impl Disk {
 
     fn parent_of(&self, path: &str) -> Result<Name> {
         let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let id = self.find(parents).ok_or_else(|| format!("the trace uses the unknown directory {parents:?}"))?;
+        let id = self
+            .find(parents)
+            .ok_or_else(|| format!("the trace uses the unknown directory {parents:?}"))?;
         Ok((id, name.to_owned()))
     }
 
     pub fn find(&self, path: &str) -> Option<NodeId> {
         path.split('/')
             .filter(|part| !part.is_empty())
-            .try_fold(ROOT, |id, part| self.nodes.get(id).and_then(|node| node.live.get(part)).copied())
+            .try_fold(ROOT, |id, part| {
+                self.nodes.get(id).and_then(|node| node.live.get(part)).copied()
+            })
     }
 
     /// Applies the event with this index.
@@ -124,7 +142,12 @@ impl Disk {
             format::MKDIR => self.make(index, &trace.text(&event.path), true).map(drop)?,
             format::UNLINK | format::RMDIR => self.moved(index, Some(&trace.text(&event.path)), None, None)?,
             format::RENAME => {
-                self.moved(index, Some(&trace.text(&event.path)), Some(&trace.text(&event.rest)), None)?;
+                self.moved(
+                    index,
+                    Some(&trace.text(&event.path)),
+                    Some(&trace.text(&event.rest)),
+                    None,
+                )?;
             }
             format::LINK => {
                 let node = self.find(&trace.text(&event.path));
@@ -143,7 +166,9 @@ impl Disk {
     fn opened(&mut self, index: usize, event: &Event, path: &str) -> Result<()> {
         let id = match self.find(path) {
             Some(id) => id,
-            None if event.flags & format::OPEN_CREATED != 0 => self.make(index, path, false)?,
+            None if event.flags & format::OPEN_CREATED != 0 => {
+                self.make(index, path, event.flags & format::OPEN_DIRECTORY != 0)?
+            }
             None => return Err(format!("the trace opens {path}, which no event made: a call escaped").into()),
         };
         self.open.insert(event.id, id);
@@ -155,7 +180,10 @@ impl Disk {
 
     fn make(&mut self, event: usize, path: &str, is_directory: bool) -> Result<NodeId> {
         let id = self.nodes.len();
-        self.nodes.push(Node { is_directory, ..Node::default() });
+        self.nodes.push(Node {
+            is_directory,
+            ..Node::default()
+        });
         self.moved(event, None, Some(path), Some(id))?;
         Ok(id)
     }
@@ -176,19 +204,30 @@ impl Disk {
     }
 
     fn change(&mut self, event: usize, open: u32, change: Change) -> Result<()> {
-        let id = *self.open.get(&open).ok_or("the trace changes a file that no event opened")?;
+        let id = *self
+            .open
+            .get(&open)
+            .ok_or("the trace changes a file that no event opened")?;
         self.node_mut(id)?.pending.push(Pending { event, change });
         Ok(())
     }
 
     fn wrote(&mut self, index: usize, event: &Event, trace: &Trace) -> Result<()> {
         let offset = event.numbers[0];
-        self.change(index, event.id, Change::Write { offset, data: event.rest.clone() })?;
+        self.change(
+            index,
+            event.id,
+            Change::Write {
+                offset,
+                data: event.rest.clone(),
+            },
+        )?;
         if event.flags & format::WRITE_SYNCED != 0 {
             let id = *self.open.get(&event.id).ok_or("no such open")?;
             let end = offset + event.rest.len() as u64;
             // Only this write is durable, with what it overlaps; earlier writes elsewhere stay pending.
-            self.node_mut(id)?.settle(trace, |pending| pending.event == index || pending.overlaps(offset, end));
+            self.node_mut(id)?
+                .settle(trace, |pending| pending.event == index || pending.overlaps(offset, end));
         }
         Ok(())
     }
@@ -208,8 +247,12 @@ impl Disk {
     }
 
     fn synced(&mut self, event: &Event, trace: &Trace) -> Result<()> {
-        let Some(begin) = self.syncs.remove(&(event.numbers[0] as u32)) else { return Ok(()) };
-        let Some(&id) = self.open.get(&event.id) else { return Ok(()) };
+        let Some(begin) = self.syncs.remove(&(event.numbers[0] as u32)) else {
+            return Ok(());
+        };
+        let Some(&id) = self.open.get(&event.id) else {
+            return Ok(());
+        };
         if self.node(id)?.is_directory {
             return self.directory_synced(id, begin);
         }
@@ -224,8 +267,8 @@ impl Disk {
         let mut left = Vec::new();
         for change in std::mem::take(&mut self.name_changes).into_iter().rev() {
             let touched: Vec<Name> = change.gone.iter().chain(&change.new).cloned().collect();
-            let covered = change.event < begin
-                && touched.iter().any(|name| name.0 == directory || names.contains(name));
+            let covered =
+                change.event < begin && touched.iter().any(|name| name.0 == directory || names.contains(name));
             if covered {
                 names.extend(touched);
                 persisted.push(change);

@@ -57,14 +57,23 @@ pub async fn run(options: &FlipOptions) -> Result<()> {
         let pristine = work.join(if killed { "killed" } else { "stopped" });
         let histories = prepare(options, &pristine, killed, rng.u64(..)).await?;
         for (class, outcomes) in flip_all(options, &pristine, &histories, &mut rng, &mut failures).await? {
-            println!("flip | {} | {class} | {outcomes:?}", if killed { "after SIGKILL" } else { "after SIGTERM" });
+            println!(
+                "flip | {} | {class} | {outcomes:?}",
+                if killed { "after SIGKILL" } else { "after SIGTERM" }
+            );
         }
     }
     if failures.is_empty() {
         std::fs::remove_dir_all(&work)?;
         return Ok(());
     }
-    Err(format!("{} flips lost something in silence, seed {seed}, data in {}:\n{}", failures.len(), work.display(), failures.join("\n")).into())
+    Err(format!(
+        "{} flips lost something in silence, seed {seed}, data in {}:\n{}",
+        failures.len(),
+        work.display(),
+        failures.join("\n")
+    )
+    .into())
 }
 
 /// Fills a directory, with one restart so that RocksDB has files, and ends the gateway.
@@ -107,10 +116,19 @@ async fn flip_all(
     let mut files: BTreeMap<&'static str, Vec<PathBuf>> = BTreeMap::new();
     find_files(pristine, Path::new(""), &mut files)?;
     let classes: Vec<&'static str> = files.keys().copied().collect();
-    println!("kinds of files: {}", files.iter().map(|(class, list)| format!("{class} {}", list.len())).collect::<Vec<_>>().join(", "));
+    println!(
+        "kinds of files: {}",
+        files
+            .iter()
+            .map(|(class, list)| format!("{class} {}", list.len()))
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
     let mut table: BTreeMap<&'static str, BTreeMap<Outcome, usize>> = BTreeMap::new();
     for class in classes.iter().cycle().take(options.flips) {
-        let Some(file) = files.get(class).and_then(|list| rng.choice(list)) else { continue };
+        let Some(file) = files.get(class).and_then(|list| rng.choice(list)) else {
+            continue;
+        };
         let copy = pristine.with_extension("flipped");
         let _ = std::fs::remove_dir_all(&copy);
         copy_directory(pristine, &copy)?;
@@ -179,8 +197,15 @@ fn flip(path: &Path, rng: &mut Rng) -> Result<String> {
     let at = tries.into_iter().find(used).unwrap_or(first);
     let byte = bytes.get(at).copied().unwrap_or_default();
     let mask = rng.u8(1..=255);
-    File::options().write(true).open(path)?.write_all_at(&[byte ^ mask], at as u64)?;
-    Ok(format!("byte {at} of {}: {byte:#04x} to {:#04x}", bytes.len(), byte ^ mask))
+    File::options()
+        .write(true)
+        .open(path)?
+        .write_all_at(&[byte ^ mask], at as u64)?;
+    Ok(format!(
+        "byte {at} of {}: {byte:#04x} to {:#04x}",
+        bytes.len(),
+        byte ^ mask
+    ))
 }
 
 async fn outcome(launch: &Launch, data: &Path, histories: &[History]) -> Result<Outcome> {
@@ -189,7 +214,11 @@ async fn outcome(launch: &Launch, data: &Path, histories: &[History]) -> Result<
         Err(error) => {
             let refusal = error.downcast_ref::<NotReady>().filter(|refusal| refusal.exited);
             let text = refusal.map(|refusal| refusal.output.to_lowercase()).unwrap_or_default();
-            return if WORDS.iter().any(|word| text.contains(word)) { Ok(Outcome::Refused) } else { Err(error) };
+            return if WORDS.iter().any(|word| text.contains(word)) {
+                Ok(Outcome::Refused)
+            } else {
+                Err(error)
+            };
         }
     };
     let mut client = Client::new(&server.access);

@@ -87,20 +87,31 @@ impl History {
 
     /// Settles a key at what was read.
     pub fn settle(&mut self, key: &str, state: Option<Version>) {
-        self.changes.insert(key.to_owned(), vec![Change { start: 0, acknowledged: Some(0), after: state }]);
+        self.changes.insert(
+            key.to_owned(),
+            vec![Change {
+                start: 0,
+                acknowledged: Some(0),
+                after: state,
+            }],
+        );
     }
 
     /// Uploads that must be there after a crash at `at`.
     pub fn open_uploads(&self, at: Mark) -> impl Iterator<Item = &Upload> {
-        self.uploads.iter().filter(move |upload| {
-            upload.acknowledged <= at && upload.ending.is_none_or(|mark| mark >= at)
-        })
+        self.uploads
+            .iter()
+            .filter(move |upload| upload.acknowledged <= at && upload.ending.is_none_or(|mark| mark >= at))
     }
 
     /// Marks of all acknowledgements: the moments that say most about a crash.
     pub fn acknowledgements(&self) -> Vec<Mark> {
         let changes = self.changes.values().flatten().filter_map(|change| change.acknowledged);
-        let parts = self.uploads.iter().flat_map(|upload| &upload.parts).filter_map(|part| part.acknowledged);
+        let parts = self
+            .uploads
+            .iter()
+            .flat_map(|upload| &upload.parts)
+            .filter_map(|part| part.acknowledged);
         changes.chain(parts).collect()
     }
 }
@@ -109,7 +120,11 @@ impl Upload {
     /// The contents that this part number may have at `at`; an empty list if it was never sent; `None` in it: absent.
     pub fn allowed(&self, number: u32, at: Mark) -> Vec<Option<Content>> {
         let mut allowed = vec![None];
-        for part in self.parts.iter().filter(|part| part.number == number && part.start < at) {
+        for part in self
+            .parts
+            .iter()
+            .filter(|part| part.number == number && part.start < at)
+        {
             if part.acknowledged.is_some_and(|mark| mark <= at) {
                 allowed.clear();
             }

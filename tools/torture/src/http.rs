@@ -26,7 +26,10 @@ pub struct Response {
 
 impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn etag(&self) -> String {
@@ -53,7 +56,12 @@ impl Connection {
         let stream = self.stream.take();
         let (response, stream) = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(stream, request))
             .await
-            .map_err(|_| format!("no answer to {} {} within {ANSWER_TIMEOUT:?}", request.method, request.target))??;
+            .map_err(|_| {
+                format!(
+                    "no answer to {} {} within {ANSWER_TIMEOUT:?}",
+                    request.method, request.target
+                )
+            })??;
         self.stream = stream;
         Ok(response)
     }
@@ -79,9 +87,15 @@ impl Connection {
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(request.body).await?;
         let (status, headers) = read_head(&mut stream).await?;
-        let mut response = Response { status, headers, body: Vec::new() };
+        let mut response = Response {
+            status,
+            headers,
+            body: Vec::new(),
+        };
         let empty = request.method == "HEAD" || matches!(status, 204 | 304);
-        let closes = response.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let closes = response
+            .header("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"));
         if !empty {
             response.body = read_body(&mut stream, &response).await?;
         }
@@ -100,11 +114,17 @@ async fn read_line(stream: &mut BufReader<TcpStream>) -> Result<String> {
 async fn read_head(stream: &mut BufReader<TcpStream>) -> Result<(u16, Vec<(String, String)>)> {
     loop {
         let line = read_line(stream).await?;
-        let status: u16 = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("not an HTTP answer")?;
+        let status: u16 = line
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .ok_or("not an HTTP answer")?;
         let mut headers = Vec::new();
         loop {
             let line = read_line(stream).await?;
-            let Some((name, value)) = line.split_once(':') else { break };
+            let Some((name, value)) = line.split_once(':') else {
+                break;
+            };
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         if status >= 200 {
@@ -118,7 +138,10 @@ async fn read_body(stream: &mut BufReader<TcpStream>, response: &Response) -> Re
     if let Some(length) = response.header("content-length") {
         body.resize(length.parse()?, 0);
         stream.read_exact(&mut body).await?;
-    } else if response.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+    } else if response
+        .header("transfer-encoding")
+        .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
+    {
         loop {
             let line = read_line(stream).await?;
             let length = usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16)?;

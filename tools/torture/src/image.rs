@@ -40,11 +40,23 @@ pub fn build(disk: &Disk, trace: &Trace, rng: &mut Rng, target: &Path) -> Result
     let names_fate = Fate::pick(rng);
     let data_fate = rng.bool().then(|| Fate::pick(rng));
     let names = surviving_names(disk, names_fate, rng);
-    write_directory(disk, trace, &names, ROOT, target, &mut |rng| data_fate.unwrap_or_else(|| Fate::pick(rng)), rng)?;
-    Ok(format!("names {names_fate:?}, data {}", data_fate.map_or("by file".to_owned(), |fate| format!("{fate:?}"))))
+    write_directory(
+        disk,
+        trace,
+        &names,
+        ROOT,
+        target,
+        &mut |rng| data_fate.unwrap_or_else(|| Fate::pick(rng)),
+        rng,
+    )?;
+    Ok(format!(
+        "names {names_fate:?}, data {}",
+        data_fate.map_or("by file".to_owned(), |fate| format!("{fate:?}"))
+    ))
 }
 
 /// Builds the directory with nothing lost.
+#[cfg(test)]
 pub fn build_whole(disk: &Disk, trace: &Trace, target: &Path) -> Result<()> {
     let mut rng = Rng::with_seed(0);
     let names = surviving_names(disk, Fate::Everything, &mut rng);
@@ -122,7 +134,11 @@ pub fn surviving_bytes(durable: &Pages, pending: &[Pending], trace: &Trace, fate
         Fate::Each(probability) => (rng.usize(0..=all), probability),
     };
     let ordered = !matches!(fate, Fate::Each(_));
-    let mut limits = Limits { all, chance, by_page: HashMap::new() };
+    let mut limits = Limits {
+        all,
+        chance,
+        by_page: HashMap::new(),
+    };
     for (index, pending) in pending.iter().enumerate() {
         match &pending.change {
             _ if ordered && index >= cut => break,
@@ -181,7 +197,11 @@ fn write_some(pages: &mut Pages, offset: u64, data: &[u8], index: usize, limits:
         let within = (SECTOR_BYTES - at % SECTOR_BYTES) as usize;
         let (now, later) = rest.split_at(rest.len().min(within));
         let sector = (at % PAGE_BYTES / SECTOR_BYTES) as usize;
-        if limits.of(at / PAGE_BYTES, rng).get(sector).is_some_and(|limit| index < *limit) {
+        if limits
+            .of(at / PAGE_BYTES, rng)
+            .get(sector)
+            .is_some_and(|limit| index < *limit)
+        {
             pages.write(at, now);
         }
         at += now.len() as u64;
@@ -201,7 +221,10 @@ fn compare(disk: &Disk, trace: &Trace, ours: NodeId, real: &Disk, theirs: NodeId
         let mut rng = Rng::with_seed(0);
         let pages = surviving_bytes(&mine.durable, &mine.pending, trace, Fate::Everything, &mut rng);
         return Ok((!pages.same(&other.durable)).then(|| {
-            format!("{at} differs: {} bytes by the trace, {} in the directory", pages.size, other.durable.size)
+            format!(
+                "{at} differs: {} bytes by the trace, {} in the directory",
+                pages.size, other.durable.size
+            )
         }));
     }
     for name in mine.live.keys().chain(other.live.keys()) {

@@ -28,8 +28,14 @@ pub struct KillOptions {
 }
 
 pub async fn create_bucket(access: &Access) -> Result<()> {
-    let response = Client::new(access).send("PUT", &format!("/{BUCKET}"), &[], &[], &[]).await?;
-    if response.status == 200 { Ok(()) } else { Err(refused("creating the bucket", &response).into()) }
+    let response = Client::new(access)
+        .send("PUT", &format!("/{BUCKET}"), &[], &[], &[])
+        .await?;
+    if response.status == 200 {
+        Ok(())
+    } else {
+        Err(refused("creating the bucket", &response).into())
+    }
 }
 
 /// Runs the workload for a time; then `end` ends the gateway.
@@ -43,7 +49,12 @@ pub struct Round<'a> {
 impl Round<'_> {
     /// The histories after the round and the number of acknowledged requests. With `killed` the gateway is killed under the load, else the load
     /// ends first and the gateway is left running in the answer.
-    pub async fn run(&self, server: Server, histories: Vec<History>, killed: bool) -> Result<(Vec<History>, u64, Option<Server>)> {
+    pub async fn run(
+        &self,
+        server: Server,
+        histories: Vec<History>,
+        killed: bool,
+    ) -> Result<(Vec<History>, u64, Option<Server>)> {
         let ending = Ending::default();
         let running = Running::start(&server.access, histories, self.scale, self.clock, &ending, self.seed);
         tokio::time::sleep(self.duration).await;
@@ -71,7 +82,12 @@ pub async fn run(options: &KillOptions) -> Result<()> {
     create_bucket(&server.access).await?;
     for kill in 1..=options.kills {
         let duration = Duration::from_millis(rng.u64(200..3000));
-        let round = Round { scale: Scale::Full, clock: &clock, seed: rng.u64(..), duration };
+        let round = Round {
+            scale: Scale::Full,
+            clock: &clock,
+            seed: rng.u64(..),
+            duration,
+        };
         let outcome = async {
             let (mut after, done, _) = round.run(server, histories, true).await?;
             let server = Server::start(&options.launch, &data, None).await?;
@@ -86,7 +102,11 @@ pub async fn run(options: &KillOptions) -> Result<()> {
             Ok::<_, crate::Failure>((server, after, done))
         };
         let (next, after, done) = outcome.await.map_err(|error| {
-            format!("kill {kill} of {}, seed {seed}, data kept in {}:\n{error}", options.kills, data.display())
+            format!(
+                "kill {kill} of {}, seed {seed}, data kept in {}:\n{error}",
+                options.kills,
+                data.display()
+            )
         })?;
         println!("kill {kill}: after {duration:?} and {done} acknowledged requests: all sound");
         (server, histories) = (next, after);

@@ -24,7 +24,10 @@ impl Pages {
         while !data.is_empty() {
             let within = (at % PAGE_BYTES) as usize;
             let (now, later) = data.split_at(data.len().min(PAGE_BYTES as usize - within));
-            let page = self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Arc::new([0; PAGE_BYTES as usize]));
+            let page = self
+                .pages
+                .entry(at / PAGE_BYTES)
+                .or_insert_with(|| Arc::new([0; PAGE_BYTES as usize]));
             if let Some(target) = Arc::make_mut(page).get_mut(within..within + now.len()) {
                 target.copy_from_slice(now);
             }
@@ -35,8 +38,11 @@ impl Pages {
 
     pub fn zero(&mut self, offset: u64, length: u64) {
         let end = offset.saturating_add(length);
-        let touched: Vec<u64> =
-            self.pages.range(offset / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).map(|(index, _)| *index).collect();
+        let touched: Vec<u64> = self
+            .pages
+            .range(offset / PAGE_BYTES..end.div_ceil(PAGE_BYTES))
+            .map(|(index, _)| *index)
+            .collect();
         for index in touched {
             let from = offset.max(index * PAGE_BYTES);
             let to = end.min((index + 1) * PAGE_BYTES);
@@ -55,7 +61,10 @@ impl Pages {
     }
 
     pub fn load(file: &File) -> io::Result<Self> {
-        let mut pages = Self { size: file.metadata()?.len(), ..Self::default() };
+        let mut pages = Self {
+            size: file.metadata()?.len(),
+            ..Self::default()
+        };
         let mut buffer = vec![0; 1 << 20];
         let mut at = 0;
         loop {
@@ -94,7 +103,9 @@ impl Pages {
     pub fn same(&self, other: &Self) -> bool {
         const ZERO: Page = [0; PAGE_BYTES as usize];
         let covered = |one: &Self, two: &Self| {
-            one.pages.iter().all(|(index, page)| two.pages.get(index).map_or(&ZERO, |page| page) == page.as_ref())
+            one.pages
+                .iter()
+                .all(|(index, page)| two.pages.get(index).map_or(&ZERO, |page| page) == page.as_ref())
         };
         self.size == other.size && covered(self, other) && covered(other, self)
     }

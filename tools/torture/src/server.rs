@@ -67,7 +67,11 @@ pub struct NotReady {
 
 impl std::fmt::Display for NotReady {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = if self.exited { "exited before it was ready" } else { "was not ready in time" };
+        let what = if self.exited {
+            "exited before it was ready"
+        } else {
+            "was not ready in time"
+        };
         write!(formatter, "the gateway {what}; its output ends:\n{}", self.output)
     }
 }
@@ -90,9 +94,15 @@ impl Server {
         let mut command = Command::new(std::fs::canonicalize(&launch.binary)?);
         for argument in launch.arguments.split_whitespace() {
             let argument = argument.replace("{data}", &data.to_string_lossy());
-            command.arg(argument.replace("{listen}", &listen.to_string()).replace("{admin}", &admin.to_string()));
+            command.arg(
+                argument
+                    .replace("{listen}", &listen.to_string())
+                    .replace("{admin}", &admin.to_string()),
+            );
         }
-        command.env("CAIRN_ROOT_ACCESS_KEY", ACCESS_KEY).env("CAIRN_ROOT_SECRET_KEY", SECRET_KEY);
+        command
+            .env("CAIRN_ROOT_ACCESS_KEY", ACCESS_KEY)
+            .env("CAIRN_ROOT_SECRET_KEY", SECRET_KEY);
         for pair in &launch.env {
             let (name, value) = pair.split_once('=').ok_or("--env takes NAME=VALUE")?;
             command.env(name, value);
@@ -102,22 +112,46 @@ impl Server {
             command.env("SYNCTRACE_DIR", data).env("SYNCTRACE_LOG", &recording.log);
             command.env("SYNCTRACE_DROP", &recording.drop);
         }
-        command.stdin(Stdio::null()).stdout(sink.try_clone()?).stderr(sink).kill_on_drop(true);
-        let access = Access { address: listen, access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() };
-        let mut server = Self { child: command.spawn()?, access, admin, output };
+        command
+            .stdin(Stdio::null())
+            .stdout(sink.try_clone()?)
+            .stderr(sink)
+            .kill_on_drop(true);
+        let access = Access {
+            address: listen,
+            access_key: ACCESS_KEY.into(),
+            secret_key: SECRET_KEY.into(),
+        };
+        let mut server = Self {
+            child: command.spawn()?,
+            access,
+            admin,
+            output,
+        };
         server.wait_ready(launch).await?;
         Ok(server)
     }
 
     async fn wait_ready(&mut self, launch: &Launch) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(launch.ready_seconds);
-        let address = if launch.ready_on_s3 { self.access.address } else { self.admin };
+        let address = if launch.ready_on_s3 {
+            self.access.address
+        } else {
+            self.admin
+        };
         loop {
             let exited = self.child.try_wait()?.is_some();
             if exited || Instant::now() > deadline {
-                return Err(NotReady { exited, output: self.last_output() }.into());
+                return Err(NotReady {
+                    exited,
+                    output: self.last_output(),
+                }
+                .into());
             }
-            if get(address, &launch.ready_path).await.is_ok_and(|(status, _)| status == 200) {
+            if get(address, &launch.ready_path)
+                .await
+                .is_ok_and(|(status, _)| status == 200)
+            {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -162,7 +196,13 @@ impl Server {
 
 async fn get(address: SocketAddr, target: &str) -> Result<(u16, Vec<u8>)> {
     let headers = vec![("host".to_owned(), address.to_string())];
-    let response =
-        Connection::new(address).send(&Request { method: "GET", target, headers, body: &[] }).await?;
+    let response = Connection::new(address)
+        .send(&Request {
+            method: "GET",
+            target,
+            headers,
+            body: &[],
+        })
+        .await?;
     Ok((response.status, response.body))
 }

@@ -16,14 +16,20 @@ struct Run {
 
 fn library() -> PathBuf {
     let exe = std::env::current_exe().expect("a test has a path");
-    exe.ancestors().nth(2).expect("the test lies in target/release/deps").join("libsynctrace.so")
+    exe.ancestors()
+        .nth(2)
+        .expect("the test lies in target/release/deps")
+        .join("libsynctrace.so")
 }
 
 /// The Rust toolchain builds the toy beside nothing: it is this test binary itself, told what to do by a variable.
 fn run(scenario: &str, drop: &str) -> Run {
     let home = tempfile::tempdir().expect("a directory");
     std::fs::create_dir(home.path().join("data")).expect("a directory");
-    assert!(library().exists(), "build the recorder first: cargo build --release -p synctrace");
+    assert!(
+        library().exists(),
+        "build the recorder first: cargo build --release -p synctrace"
+    );
     let status = Command::new(std::env::current_exe().expect("a path"))
         .args(["tests::toy", "--exact", "--nocapture", "--test-threads=1"])
         .env("TOY_SCENARIO", scenario)
@@ -65,7 +71,9 @@ impl Run {
 #[test]
 fn toy() {
     use std::io::Write;
-    let (Ok(scenario), Ok(data)) = (std::env::var("TOY_SCENARIO"), std::env::var("SYNCTRACE_DIR")) else { return };
+    let (Ok(scenario), Ok(data)) = (std::env::var("TOY_SCENARIO"), std::env::var("SYNCTRACE_DIR")) else {
+        return;
+    };
     let data = Path::new(&data);
     let body = vec![7_u8; 20_000];
     let directory = || std::fs::File::open(data).expect("the directory opens");
@@ -89,7 +97,10 @@ fn toy() {
             std::fs::create_dir(data.join("sub")).expect("a directory");
             std::fs::copy(data.join("a"), data.join("sub/c")).expect("a copy");
             file.set_len(100).expect("a cut");
-            file.try_clone().expect("a duplicate").write_all(&body).expect("a write");
+            file.try_clone()
+                .expect("a duplicate")
+                .write_all(&body)
+                .expect("a write");
             std::fs::rename(data.join("sub"), data.join("moved")).expect("a rename");
             std::fs::remove_dir_all(data.join("moved")).expect("a removal");
             std::fs::create_dir(data.join("sub")).expect("a directory");
@@ -131,7 +142,10 @@ fn a_sync_that_is_left_out_protects_nothing() {
         assert!(0 < kept && kept < 60, "{rule}: {kept} of 60 kept");
     }
     let run = run("both", "dir:other*");
-    assert_eq!((run.trace.dropped_syncs(), run.count(60, |image| whole(image.join("a")))), (0, 60));
+    assert_eq!(
+        (run.trace.dropped_syncs(), run.count(60, |image| whole(image.join("a")))),
+        (0, 60)
+    );
 }
 
 #[test]

@@ -64,8 +64,18 @@ impl Trace {
 
 fn parse_event(bytes: &[u8], at: usize) -> Option<(Event, usize)> {
     let header = bytes.get(at..at + format::HEADER_BYTES)?;
-    let half = |from: usize| header.get(from..from + 4).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes);
-    let whole = |from: usize| header.get(from..from + 8).and_then(|eight| eight.try_into().ok()).map(u64::from_le_bytes);
+    let half = |from: usize| {
+        header
+            .get(from..from + 4)
+            .and_then(|four| four.try_into().ok())
+            .map(u32::from_le_bytes)
+    };
+    let whole = |from: usize| {
+        header
+            .get(from..from + 8)
+            .and_then(|eight| eight.try_into().ok())
+            .map(u64::from_le_bytes)
+    };
     let length = half(0)? as usize;
     let path_length = usize::from(*header.get(6)?) | usize::from(*header.get(7)?) << 8;
     let path = at + format::HEADER_BYTES..at + format::HEADER_BYTES + path_length;

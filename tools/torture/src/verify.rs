@@ -18,7 +18,11 @@ pub enum Finding {
 }
 
 /// Reads every key of every history and the listing. The keys' states as found, or all that is wrong.
-pub async fn verify(access: &Access, histories: &[History], at: Mark) -> Result<Vec<BTreeMap<String, Option<Version>>>> {
+pub async fn verify(
+    access: &Access,
+    histories: &[History],
+    at: Mark,
+) -> Result<Vec<BTreeMap<String, Option<Version>>>> {
     let mut tasks = Vec::new();
     for history in histories {
         let (access, history) = (access.clone(), history.clone());
@@ -42,10 +46,21 @@ pub async fn verify(access: &Access, histories: &[History], at: Mark) -> Result<
         wrong.push("the listing names a key twice".into());
     }
     let names: BTreeSet<&String> = listed.keys().chain(expected.keys()).collect();
-    for name in names.into_iter().filter(|name| listed.get(*name) != expected.get(*name)) {
-        wrong.push(format!("listing: {:?} where reading found {:?}", listed.get(name), expected.get(name)));
+    for name in names
+        .into_iter()
+        .filter(|name| listed.get(*name) != expected.get(*name))
+    {
+        wrong.push(format!(
+            "listing: {:?} where reading found {:?}",
+            listed.get(name),
+            expected.get(name)
+        ));
     }
-    if wrong.is_empty() { Ok(states) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(states)
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 type Checked = (BTreeMap<String, Option<Version>>, Vec<Entry>, Vec<String>);
@@ -56,8 +71,16 @@ async fn verify_history(access: &Access, history: &History, at: Mark) -> Result<
     for key in history.changes.keys() {
         match check_key(&mut client, key, &history.allowed(key, at)).await {
             Finding::Sound(state) => {
-                if let Some(Version { content, etag: Some(etag) }) = &state {
-                    entries.push(Entry { key: key.clone(), etag: etag.clone(), size: content.size() });
+                if let Some(Version {
+                    content,
+                    etag: Some(etag),
+                }) = &state
+                {
+                    entries.push(Entry {
+                        key: key.clone(),
+                        etag: etag.clone(),
+                        size: content.size(),
+                    });
                 }
                 states.insert(key.clone(), state);
             }
@@ -79,7 +102,8 @@ pub async fn check_key(client: &mut Client, key: &str, allowed: &[Option<Version
         Ok(response) => response,
         Err(error) => return Finding::Told(format!("GET {key}: {error}")),
     };
-    let absent = element(&response.text().chars().take(2000).collect::<String>(), "Code").as_deref() == Some("NoSuchKey");
+    let absent =
+        element(&response.text().chars().take(2000).collect::<String>(), "Code").as_deref() == Some("NoSuchKey");
     match response.status {
         404 if absent && allowed.contains(&None) => return Finding::Sound(None),
         404 => return Finding::Wrong(refused(&format!("{key} is lost; allowed {allowed:?}"), &response)),
@@ -95,16 +119,22 @@ pub async fn check_key(client: &mut Client, key: &str, allowed: &[Option<Version
     });
     let Some(found) = found else {
         let size = response.body.len();
-        return Finding::Wrong(format!("{key}: {size} bytes, ETag {told}, are in no allowed state of {allowed:?}"));
+        return Finding::Wrong(format!(
+            "{key}: {size} bytes, ETag {told}, are in no allowed state of {allowed:?}"
+        ));
     };
     match client.send("HEAD", &path, &[], &[], &[]).await {
         Err(error) => Finding::Told(format!("HEAD {key}: {error}")),
         Ok(head) if head.status >= 500 => Finding::Told(refused(&format!("HEAD {key}"), &head)),
-        Ok(head) if head.status == 200
-            && head.etag() == told
-            && head.header("content-length") == Some(&response.body.len().to_string()) =>
+        Ok(head)
+            if head.status == 200
+                && head.etag() == told
+                && head.header("content-length") == Some(&response.body.len().to_string()) =>
         {
-            Finding::Sound(Some(Version { content: found.content.clone(), etag: Some(told) }))
+            Finding::Sound(Some(Version {
+                content: found.content.clone(),
+                etag: Some(told),
+            }))
         }
         Ok(head) => Finding::Wrong(format!("HEAD {key} differs from GET: {head:?}")),
     }
@@ -115,23 +145,39 @@ async fn check_upload(client: &mut Client, upload: &Upload, at: Mark) -> Result<
     let path = format!("/{BUCKET}/{}", upload.key);
     let response = client.send("GET", &path, &[("uploadId", &upload.id)], &[], &[]).await?;
     if response.status != 200 {
-        return Ok(Some(refused(&format!("the open upload of {} is lost", upload.key), &response)));
+        return Ok(Some(refused(
+            &format!("the open upload of {} is lost", upload.key),
+            &response,
+        )));
     }
     let text = response.text();
     let listed: BTreeMap<u32, String> = elements(&text, "Part")
         .into_iter()
         .filter_map(|part| {
             let etag = element(part, "ETag")?;
-            Some((element(part, "PartNumber")?.parse().ok()?, etag.trim_matches('"').to_owned()))
+            Some((
+                element(part, "PartNumber")?.parse().ok()?,
+                etag.trim_matches('"').to_owned(),
+            ))
         })
         .collect();
-    let numbers: BTreeSet<u32> = upload.parts.iter().map(|part| part.number).chain(listed.keys().copied()).collect();
+    let numbers: BTreeSet<u32> = upload
+        .parts
+        .iter()
+        .map(|part| part.number)
+        .chain(listed.keys().copied())
+        .collect();
     for number in numbers {
         let allowed = upload.allowed(number, at);
         let found = listed.get(&number);
-        let sound = allowed.iter().any(|content| content.as_ref().map(|content| etag(&content.bytes())).as_ref() == found);
+        let sound = allowed
+            .iter()
+            .any(|content| content.as_ref().map(|content| etag(&content.bytes())).as_ref() == found);
         if !sound {
-            return Ok(Some(format!("part {number} of an open upload of {}: {found:?} found", upload.key)));
+            return Ok(Some(format!(
+                "part {number} of an open upload of {}: {found:?} found",
+                upload.key
+            )));
         }
     }
     Ok(None)

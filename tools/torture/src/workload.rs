@@ -91,7 +91,12 @@ impl Writer {
     }
 
     async fn step(&mut self) -> Result<()> {
-        let key = format!("w{}/{}/key-{}", self.index, self.rng.u32(0..3), self.rng.usize(0..KEYS_PER_WRITER / 3));
+        let key = format!(
+            "w{}/{}/key-{}",
+            self.index,
+            self.rng.u32(0..3),
+            self.rng.usize(0..KEYS_PER_WRITER / 3)
+        );
         match self.rng.u32(0..100) {
             0..=49 => self.put(key).await,
             50..=64 => self.delete(key).await,
@@ -122,13 +127,21 @@ impl Writer {
 
     fn content(&mut self) -> Content {
         // A small range of seeds makes equal bodies, which are stored once.
-        let seed = if self.rng.u32(0..5) == 0 { self.rng.u64(0..30) } else { self.rng.u64(..) };
+        let seed = if self.rng.u32(0..5) == 0 {
+            self.rng.u64(0..30)
+        } else {
+            self.rng.u64(..)
+        };
         Content::one(seed, self.size())
     }
 
     /// Notes that the key is about to change.
     fn begin(&mut self, key: &str, after: Option<Version>) {
-        let change = Change { start: self.clock.now(), acknowledged: None, after };
+        let change = Change {
+            start: self.clock.now(),
+            acknowledged: None,
+            after,
+        };
         self.history.changes.entry(key.to_owned()).or_default().push(change);
     }
 
@@ -152,14 +165,22 @@ impl Writer {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Response> {
-        self.client.send(method, &format!("/{BUCKET}/{key}"), query, headers, body).await
+        self.client
+            .send(method, &format!("/{BUCKET}/{key}"), query, headers, body)
+            .await
     }
 
     async fn put(&mut self, key: String) -> Result<()> {
         let content = self.content();
         let body = content.bytes();
         let etag = etag(&body);
-        self.begin(&key, Some(Version { content, etag: Some(etag.clone()) }));
+        self.begin(
+            &key,
+            Some(Version {
+                content,
+                etag: Some(etag.clone()),
+            }),
+        );
         let response = self.send("PUT", &key, &[], &[], &body).await?;
         match response.status {
             200 if response.etag() == etag => self.acknowledged(&key, None),
@@ -183,12 +204,30 @@ impl Writer {
     }
 
     async fn copy(&mut self, key: String) -> Result<()> {
-        let sources: Vec<String> = self.history.changes.keys().filter(|from| **from != key).cloned().collect();
-        let Some(from) = self.rng.choice(sources) else { return Ok(()) };
-        let Some(Some(version)) = self.history.certain(&from) else { return Ok(()) };
-        self.begin(&key, Some(Version { content: version.content, etag: None }));
+        let sources: Vec<String> = self
+            .history
+            .changes
+            .keys()
+            .filter(|from| **from != key)
+            .cloned()
+            .collect();
+        let Some(from) = self.rng.choice(sources) else {
+            return Ok(());
+        };
+        let Some(Some(version)) = self.history.certain(&from) else {
+            return Ok(());
+        };
+        self.begin(
+            &key,
+            Some(Version {
+                content: version.content,
+                etag: None,
+            }),
+        );
         let source = format!("/{BUCKET}/{from}");
-        let response = self.send("PUT", &key, &[], &[("x-amz-copy-source", &source)], &[]).await?;
+        let response = self
+            .send("PUT", &key, &[], &[("x-amz-copy-source", &source)], &[])
+            .await?;
         match (response.status, element(&response.text(), "ETag")) {
             (200, Some(etag)) => self.acknowledged(&key, Some(etag.trim_matches('"').to_owned())),
             (503, _) => {}
@@ -200,16 +239,34 @@ impl Writer {
     async fn multipart(&mut self, key: String) -> Result<()> {
         let response = self.send("POST", &key, &[("uploads", "")], &[], &[]).await?;
         let Some(id) = element(&response.text(), "UploadId").filter(|_| response.status == 200) else {
-            return if response.status == 503 { Ok(()) } else { Err(refused("create upload", &response).into()) };
+            return if response.status == 503 {
+                Ok(())
+            } else {
+                Err(refused("create upload", &response).into())
+            };
         };
-        let upload = Upload { key, id, acknowledged: self.clock.now(), parts: Vec::new(), ending: None };
+        let upload = Upload {
+            key,
+            id,
+            acknowledged: self.clock.now(),
+            parts: Vec::new(),
+            ending: None,
+        };
         self.history.uploads.push(upload);
         let index = self.history.uploads.len() - 1;
-        let large = if self.scale == Scale::Full { self.rng.usize(0..3) } else { usize::from(self.rng.u32(0..25) == 0) };
+        let large = if self.scale == Scale::Full {
+            self.rng.usize(0..3)
+        } else {
+            usize::from(self.rng.u32(0..25) == 0)
+        };
         for number in 1..=large + 1 {
             let last = number > large;
             let seed = self.rng.u64(..);
-            let bytes = if last { self.size().min(6 * MIB) } else { PART_BYTES_MIN + self.rng.usize(0..3) };
+            let bytes = if last {
+                self.size().min(6 * MIB)
+            } else {
+                PART_BYTES_MIN + self.rng.usize(0..3)
+            };
             self.part(index, number as u32, Content::one(seed, bytes)).await?;
         }
         match self.rng.u32(0..10) {
@@ -221,26 +278,50 @@ impl Writer {
 
     /// Goes on with an upload that was left open, perhaps before a restart.
     async fn resume(&mut self) -> Result<()> {
-        let open = (0..self.history.uploads.len())
-            .filter(|index| self.history.uploads.get(*index).is_some_and(|upload| upload.ending.is_none()));
-        let Some(index) = self.rng.choice(open.collect::<Vec<_>>()) else { return Ok(()) };
-        if self.rng.bool() { self.complete(index).await } else { self.abort(index).await }
+        let open = (0..self.history.uploads.len()).filter(|index| {
+            self.history
+                .uploads
+                .get(*index)
+                .is_some_and(|upload| upload.ending.is_none())
+        });
+        let Some(index) = self.rng.choice(open.collect::<Vec<_>>()) else {
+            return Ok(());
+        };
+        if self.rng.bool() {
+            self.complete(index).await
+        } else {
+            self.abort(index).await
+        }
     }
 
     async fn part(&mut self, index: usize, number: u32, content: Content) -> Result<()> {
         let start = self.clock.now();
-        let Some(upload) = self.history.uploads.get_mut(index) else { return Ok(()) };
+        let Some(upload) = self.history.uploads.get_mut(index) else {
+            return Ok(());
+        };
         let (key, id) = (upload.key.clone(), upload.id.clone());
         let body = content.bytes();
-        upload.parts.push(Part { number, content, start, acknowledged: None });
+        upload.parts.push(Part {
+            number,
+            content,
+            start,
+            acknowledged: None,
+        });
         let text = number.to_string();
-        let response = self.send("PUT", &key, &[("partNumber", &text), ("uploadId", &id)], &[], &body).await?;
+        let response = self
+            .send("PUT", &key, &[("partNumber", &text), ("uploadId", &id)], &[], &body)
+            .await?;
         if response.status != 200 || response.etag() != etag(&body) {
             return Err(refused(&format!("part {number} of {key}"), &response).into());
         }
         let now = self.clock.now();
         self.done += 1;
-        if let Some(part) = self.history.uploads.get_mut(index).and_then(|upload| upload.parts.last_mut()) {
+        if let Some(part) = self
+            .history
+            .uploads
+            .get_mut(index)
+            .and_then(|upload| upload.parts.last_mut())
+        {
             part.acknowledged = Some(now);
         }
         Ok(())
@@ -248,7 +329,9 @@ impl Writer {
 
     async fn complete(&mut self, index: usize) -> Result<()> {
         let start = self.clock.now();
-        let Some(upload) = self.history.uploads.get_mut(index) else { return Ok(()) };
+        let Some(upload) = self.history.uploads.get_mut(index) else {
+            return Ok(());
+        };
         // A part in doubt makes the result unknown; such an upload is only ever aborted.
         if upload.parts.is_empty() || upload.parts.iter().any(|part| part.acknowledged.is_none()) {
             return self.abort(index).await;
@@ -256,17 +339,32 @@ impl Writer {
         upload.ending = Some(start);
         let (key, id) = (upload.key.clone(), upload.id.clone());
         let hashes: Vec<[u8; 16]> = upload.parts.iter().map(|part| md5(&part.content.bytes())).collect();
-        let pieces = upload.parts.iter().flat_map(|part| part.content.pieces.clone()).collect();
+        let pieces = upload
+            .parts
+            .iter()
+            .flat_map(|part| part.content.pieces.clone())
+            .collect();
         let lines: String = (1..)
             .zip(&hashes)
             .map(|(number, hash)| {
-                format!("<Part><PartNumber>{number}</PartNumber><ETag>\"{}\"</ETag></Part>", hex::encode(hash))
+                format!(
+                    "<Part><PartNumber>{number}</PartNumber><ETag>\"{}\"</ETag></Part>",
+                    hex::encode(hash)
+                )
             })
             .collect();
         let body = format!("<CompleteMultipartUpload>{lines}</CompleteMultipartUpload>");
         let etag = multipart_etag(&hashes);
-        self.begin(&key, Some(Version { content: Content { pieces }, etag: Some(etag.clone()) }));
-        let response = self.send("POST", &key, &[("uploadId", &id)], &[], body.as_bytes()).await?;
+        self.begin(
+            &key,
+            Some(Version {
+                content: Content { pieces },
+                etag: Some(etag.clone()),
+            }),
+        );
+        let response = self
+            .send("POST", &key, &[("uploadId", &id)], &[], body.as_bytes())
+            .await?;
         let told = element(&response.text(), "ETag").unwrap_or_default();
         match response.status {
             200 if told.trim_matches('"') == etag => self.acknowledged(&key, None),
@@ -278,7 +376,9 @@ impl Writer {
 
     async fn abort(&mut self, index: usize) -> Result<()> {
         let start = self.clock.now();
-        let Some(upload) = self.history.uploads.get_mut(index) else { return Ok(()) };
+        let Some(upload) = self.history.uploads.get_mut(index) else {
+            return Ok(());
+        };
         upload.ending = Some(start);
         let (key, id) = (upload.key.clone(), upload.id.clone());
         let response = self.send("DELETE", &key, &[("uploadId", &id)], &[], &[]).await?;
