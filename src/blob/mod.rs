@@ -1,0 +1,3 @@
+//! Files below the formats: written, synced and read by our own code.
+
+pub mod local;
