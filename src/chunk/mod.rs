@@ -16,6 +16,7 @@ mod packs;
 pub mod pool;
 mod reader;
 mod rebuild;
+pub mod record;
 mod recount;
 mod recover;
 mod session;
