@@ -49,6 +49,8 @@ struct Inner {
     /// There is no thread any more: callers hash in place.
     ended: bool,
     sleeping: bool,
+    /// When the sleeping thread wakes by itself.
+    alarm: Option<Instant>,
 }
 
 struct Stream {
@@ -189,8 +191,10 @@ impl Queue {
             stream.in_ready = true;
             inner.ready.push_back(id);
         }
-        // Most pushes change nothing for a sleeping thread: it has set itself an alarm for the nearest deadline.
-        if inner.sleeping && inner.wait(Instant::now()).is_none_or(|wait| wait < DATA_WAIT) {
+        // Most pushes change nothing for a sleeping thread: it wakes by itself at the nearest deadline.
+        let now = Instant::now();
+        let due = inner.wait(now).map(|wait| now + wait);
+        if inner.sleeping && due.is_some_and(|due| inner.alarm.is_none_or(|alarm| due < alarm)) {
             self.wake.notify_one();
         }
     }
@@ -216,6 +220,7 @@ impl Queue {
                 }
                 wait => {
                     inner.sleeping = true;
+                    inner.alarm = wait.map(|wait| now + wait);
                     match wait {
                         Some(wait) => drop(self.wake.wait_for(&mut inner, wait)),
                         None => self.wake.wait(&mut inner),
