@@ -10,3 +10,4 @@ pub mod kv;
 pub mod limits;
 pub mod meta;
 pub mod object;
+pub mod s3;
