@@ -1,0 +1,7 @@
+//! The chunk store: every byte above the body limit, once.
+
+pub mod chunker;
+pub mod codec;
+pub mod md5;
+pub mod pack;
+pub mod pool;
