@@ -54,12 +54,24 @@ fn query_keys(operation: &str) -> Option<&'static [&'static str]> {
             "prefix",
             "start-after",
         ],
-        "ListObjectVersions" => {
-            &["versions", "delimiter", "encoding-type", "key-marker", "max-keys", "prefix", "version-id-marker"]
-        }
-        "ListMultipartUploads" => {
-            &["uploads", "delimiter", "encoding-type", "key-marker", "max-uploads", "prefix", "upload-id-marker"]
-        }
+        "ListObjectVersions" => &[
+            "versions",
+            "delimiter",
+            "encoding-type",
+            "key-marker",
+            "max-keys",
+            "prefix",
+            "version-id-marker",
+        ],
+        "ListMultipartUploads" => &[
+            "uploads",
+            "delimiter",
+            "encoding-type",
+            "key-marker",
+            "max-uploads",
+            "prefix",
+            "upload-id-marker",
+        ],
         "GetObject" | "HeadObject" => READ_KEYS,
         "GetObjectAttributes" => &["attributes", "versionId"],
         "DeleteObject" => &["versionId"],
@@ -80,13 +92,18 @@ pub(super) struct Access;
 impl S3Access for Access {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
         if cx.credentials().is_none() {
-            return Err(refuse(S3ErrorCode::AccessDenied, "Access denied: the request is not signed."));
+            return Err(refuse(
+                S3ErrorCode::AccessDenied,
+                "Access denied: the request is not signed.",
+            ));
         }
         let operation = cx.s3_op().name();
         if cx.headers().contains_key("x-amz-security-token") {
             return Err(invalid_token());
         }
-        let Some(allowed) = query_keys(operation) else { return Err(not_implemented(operation)) };
+        let Some(allowed) = query_keys(operation) else {
+            return Err(not_implemented(operation));
+        };
         if let Some(query) = cx.uri().query() {
             check_query(query, operation, allowed)?;
         }
@@ -112,7 +129,9 @@ fn check_query(query: &str, operation: &str, allowed: &[&str]) -> S3Result<()> {
             return Err(invalid_token());
         }
         let shown: String = key.chars().take(64).collect();
-        return Err(not_implemented(&format!("The query parameter \"{shown}\" of {operation}")));
+        return Err(not_implemented(&format!(
+            "The query parameter \"{shown}\" of {operation}"
+        )));
     }
     Ok(())
 }
@@ -120,7 +139,9 @@ fn check_query(query: &str, operation: &str, allowed: &[&str]) -> S3Result<()> {
 /// Refuses the headers that ask for a feature that does not exist here.
 fn check_headers(headers: &HeaderMap) -> S3Result<()> {
     for name in headers.keys() {
-        let Some(rest) = name.as_str().strip_prefix("x-amz-") else { continue };
+        let Some(rest) = name.as_str().strip_prefix("x-amz-") else {
+            continue;
+        };
         let feature = match rest.as_bytes().first() {
             Some(b's') if rest.starts_with("server-side-encryption") => "Server-side encryption",
             Some(b'c') if rest.starts_with("copy-source-server-side-encryption") => "Server-side encryption",
@@ -139,7 +160,10 @@ fn check_headers(headers: &HeaderMap) -> S3Result<()> {
 }
 
 fn is_false(headers: &HeaderMap, name: &http::HeaderName) -> bool {
-    headers.get_all(name).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"false"))
+    headers
+        .get_all(name)
+        .iter()
+        .all(|value| value.as_bytes().eq_ignore_ascii_case(b"false"))
 }
 
 /// Gives s3s the secret that a signature must have been made with. s3s compares the signatures in constant time.

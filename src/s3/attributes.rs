@@ -4,8 +4,8 @@ use s3s::{S3Request, S3Result, dto};
 
 use crate::iam::Action;
 use crate::limits;
-use crate::object::requests::{AttributesParts, AttributesRequest, GetRequest};
 use crate::object::types::ReadConditions;
+use crate::object::{AttributesParts, AttributesRequest, GetRequest};
 use crate::s3::checksum::give_checksum;
 use crate::s3::error::{invalid_argument, invalid_request};
 use crate::s3::multipart::part_marker;
@@ -48,12 +48,16 @@ pub(super) async fn get_object_attributes(
     request: S3Request<dto::GetObjectAttributesInput>,
 ) -> S3Result<dto::GetObjectAttributesOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::GetObjectAttributes).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::GetObjectAttributes)
+        .await?;
     let input = request.input;
     convert::only_null_version(input.version_id.as_deref())?;
     let wanted = Wanted::new(&input.object_attributes)?;
     if input.object_attributes.is_empty() {
-        return Err(invalid_request("Missing required header for this request: x-amz-object-attributes."));
+        return Err(invalid_request(
+            "Missing required header for this request: x-amz-object-attributes.",
+        ));
     }
     let max_parts = convert::page_size(input.max_parts, "max-parts", limits::LIST_PAGE_MAX)?;
     let marker = input.part_number_marker.unwrap_or(0);
@@ -62,15 +66,21 @@ pub(super) async fn get_object_attributes(
         max_parts,
         conditions: ReadConditions::default(),
     };
-    let attributes = gateway.objects.attributes(&grant, &convert::key(input.key)?, asked).await?;
+    let attributes = gateway
+        .objects
+        .attributes(&grant, &convert::key(input.key)?, asked)
+        .await?;
     let info = attributes.info;
     let mut output = dto::GetObjectAttributesOutput {
         last_modified: Some(convert::timestamp(info.last_modified)),
         e_tag: wanted.etag.then(|| convert::etag(info.etag)),
         object_size: wanted.size.then(|| convert::signed(info.size)),
-        storage_class: wanted
-            .class
-            .then(|| info.headers.storage_class.unwrap_or_else(|| convert::STANDARD.to_owned()).into()),
+        storage_class: wanted.class.then(|| {
+            info.headers
+                .storage_class
+                .unwrap_or_else(|| convert::STANDARD.to_owned())
+                .into()
+        }),
         ..Default::default()
     };
     if let (true, Some(checksum)) = (wanted.checksum, &info.checksum) {
@@ -129,7 +139,9 @@ pub(super) async fn get_bucket_acl(
     gateway: &Gateway,
     request: S3Request<dto::GetBucketAclInput>,
 ) -> S3Result<dto::GetBucketAclOutput> {
-    let grant = gateway.grant(caller!(request), &request.input.bucket, Action::GetBucketAcl).await?;
+    let grant = gateway
+        .grant(caller!(request), &request.input.bucket, Action::GetBucketAcl)
+        .await?;
     let (owner, grants) = owner_only(gateway, &granted_bucket(&grant)?.owner);
     Ok(dto::GetBucketAclOutput { grants, owner })
 }
@@ -138,7 +150,9 @@ pub(super) async fn put_bucket_acl(
     gateway: &Gateway,
     request: S3Request<dto::PutBucketAclInput>,
 ) -> S3Result<dto::PutBucketAclOutput> {
-    let grant = gateway.grant(caller!(request), &request.input.bucket, Action::PutBucketAcl).await?;
+    let grant = gateway
+        .grant(caller!(request), &request.input.bucket, Action::PutBucketAcl)
+        .await?;
     match request.input.acl.as_ref().map(dto::BucketCannedACL::as_str) {
         Some("private") => Ok(dto::PutBucketAclOutput::default()),
         _ => Err(acl_refusal(granted_bucket(&grant)?.ownership)),
@@ -150,12 +164,21 @@ pub(super) async fn get_object_acl(
     request: S3Request<dto::GetObjectAclInput>,
 ) -> S3Result<dto::GetObjectAclOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::GetObjectAcl).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::GetObjectAcl)
+        .await?;
     let input = request.input;
     convert::only_null_version(input.version_id.as_deref())?;
-    let outcome = gateway.objects.head(&grant, &convert::key(input.key)?, GetRequest::default()).await?;
+    let outcome = gateway
+        .objects
+        .head(&grant, &convert::key(input.key)?, GetRequest::default())
+        .await?;
     let (owner, grants) = owner_only(gateway, &outcome.info.owner);
-    Ok(dto::GetObjectAclOutput { grants, owner, request_charged: None })
+    Ok(dto::GetObjectAclOutput {
+        grants,
+        owner,
+        request_charged: None,
+    })
 }
 
 pub(super) async fn put_object_acl(
@@ -163,10 +186,15 @@ pub(super) async fn put_object_acl(
     request: S3Request<dto::PutObjectAclInput>,
 ) -> S3Result<dto::PutObjectAclOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::PutObjectAcl).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::PutObjectAcl)
+        .await?;
     let input = request.input;
     convert::only_null_version(input.version_id.as_deref())?;
-    gateway.objects.head(&grant, &convert::key(input.key)?, GetRequest::default()).await?;
+    gateway
+        .objects
+        .head(&grant, &convert::key(input.key)?, GetRequest::default())
+        .await?;
     match input.acl.as_ref().map(dto::ObjectCannedACL::as_str) {
         Some("private" | "bucket-owner-full-control") => Ok(dto::PutObjectAclOutput::default()),
         _ => Err(acl_refusal(granted_bucket(&grant)?.ownership)),

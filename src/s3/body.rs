@@ -10,7 +10,7 @@ use s3s::dto::StreamingBlob;
 use s3s::stream::{ByteStream, RemainingLength};
 
 use crate::chunk::DataStream;
-use crate::object::requests::ObjectBody;
+use crate::object::ObjectBody;
 use crate::object::types::{BodyError, BodyStream};
 
 /// A request's body, as the object operations take it.
@@ -38,7 +38,10 @@ pub(super) fn outgoing(body: ObjectBody, length: u64) -> StreamingBlob {
         ObjectBody::Inline(bytes) => StreamingBlob::from_bytes(bytes),
         ObjectBody::Stream(stream) => {
             let remaining = usize::try_from(length).unwrap_or(usize::MAX);
-            StreamingBlob::new(Outgoing { stream: sync_wrapper::SyncWrapper::new(stream), remaining })
+            StreamingBlob::new(Outgoing {
+                stream: sync_wrapper::SyncWrapper::new(stream),
+                remaining,
+            })
         }
     }
 }
@@ -59,7 +62,10 @@ impl Stream for Outgoing {
             this.remaining = this.remaining.saturating_sub(bytes.len());
         }
         polled.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "an object's body could not be read to its end");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "an object's body could not be read to its end"
+            );
             StdError::from(error)
         })
     }

@@ -3,7 +3,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use s3s::{S3ErrorCode, S3Result, TrailingHeaders, dto};
 
 use crate::object::types::{Checksum, ChecksumAlgorithm, ChecksumKind, ExpectedChecksum, Integrity};
@@ -23,10 +23,18 @@ pub(super) fn algorithm(name: &str) -> S3Result<ChecksumAlgorithm> {
     if let Some(known) = KNOWN.into_iter().find(|known| name.eq_ignore_ascii_case(known.name())) {
         return Ok(known);
     }
-    if ["sha512", "md5", "xxhash64", "xxhash3", "xxhash128"].iter().any(|other| name.eq_ignore_ascii_case(other)) {
-        return Err(not_implemented(&format!("The checksum algorithm {}", name.to_ascii_uppercase())));
+    if ["sha512", "md5", "xxhash64", "xxhash3", "xxhash128"]
+        .iter()
+        .any(|other| name.eq_ignore_ascii_case(other))
+    {
+        return Err(not_implemented(&format!(
+            "The checksum algorithm {}",
+            name.to_ascii_uppercase()
+        )));
     }
-    Err(invalid_request("Checksum algorithm provided is unsupported. Use CRC32, CRC32C, CRC64NVME, SHA1 or SHA256."))
+    Err(invalid_request(
+        "Checksum algorithm provided is unsupported. Use CRC32, CRC32C, CRC64NVME, SHA1 or SHA256.",
+    ))
 }
 
 pub(super) fn kind(kind: Option<&dto::ChecksumType>) -> S3Result<Option<ChecksumKind>> {
@@ -34,7 +42,9 @@ pub(super) fn kind(kind: Option<&dto::ChecksumType>) -> S3Result<Option<Checksum
         None => Ok(None),
         Some(dto::ChecksumType::FULL_OBJECT) => Ok(Some(ChecksumKind::FullObject)),
         Some(dto::ChecksumType::COMPOSITE) => Ok(Some(ChecksumKind::Composite)),
-        Some(_) => Err(invalid_request("Value for x-amz-checksum-type header is invalid: FULL_OBJECT or COMPOSITE.")),
+        Some(_) => Err(invalid_request(
+            "Value for x-amz-checksum-type header is invalid: FULL_OBJECT or COMPOSITE.",
+        )),
     }
 }
 
@@ -53,7 +63,9 @@ fn value(algorithm: ChecksumAlgorithm, text: &str) -> S3Result<Vec<u8>> {
 pub(super) fn header_value(headers: &HeaderMap) -> S3Result<Option<(ChecksumAlgorithm, String)>> {
     let mut found = None;
     for (name, text) in headers {
-        let Some(name) = name.as_str().strip_prefix(PREFIX) else { continue };
+        let Some(name) = name.as_str().strip_prefix(PREFIX) else {
+            continue;
+        };
         if matches!(name, "mode" | "type" | "algorithm") {
             continue;
         }
@@ -62,7 +74,9 @@ pub(super) fn header_value(headers: &HeaderMap) -> S3Result<Option<(ChecksumAlgo
             return Err(invalid_request(format!("Value for {PREFIX}{name} header is invalid.")));
         };
         if found.replace((algorithm, text.to_owned())).is_some() {
-            return Err(invalid_request("Expecting a single x-amz-checksum- header. Multiple checksum types are not allowed."));
+            return Err(invalid_request(
+                "Expecting a single x-amz-checksum- header. Multiple checksum types are not allowed.",
+            ));
         }
     }
     Ok(found)
@@ -81,14 +95,18 @@ pub(super) fn integrity(headers: &HeaderMap, trailers: Option<TrailingHeaders>) 
     let trailer = announced_trailer(headers)?;
     let checksum = match (given, trailer, trailers) {
         (Some(_), Some(_), _) => {
-            return Err(invalid_request("The checksum comes either in a header or in the trailer, not in both."));
+            return Err(invalid_request(
+                "The checksum comes either in a header or in the trailer, not in both.",
+            ));
         }
         (Some((algorithm, value)), None, _) => ExpectedChecksum::Header(algorithm, value),
         (None, Some(algorithm), Some(handle)) => {
             ExpectedChecksum::Trailer(algorithm, Box::new(move || trailer_value(algorithm, &handle)))
         }
         (None, Some(_), None) => {
-            return Err(invalid_request("x-amz-trailer needs a streaming x-amz-content-sha256 that ends in -TRAILER."));
+            return Err(invalid_request(
+                "x-amz-trailer needs a streaming x-amz-content-sha256 that ends in -TRAILER.",
+            ));
         }
         (None, None, _) => match named {
             Some(algorithm) => ExpectedChecksum::Compute(algorithm),
@@ -100,18 +118,31 @@ pub(super) fn integrity(headers: &HeaderMap, trailers: Option<TrailingHeaders>) 
         _ => None,
     };
     if named.is_some() && of_value.is_some() && named != of_value {
-        return Err(invalid_request("Value for x-amz-sdk-checksum-algorithm header does not match the checksum provided."));
+        return Err(invalid_request(
+            "Value for x-amz-sdk-checksum-algorithm header does not match the checksum provided.",
+        ));
     }
-    Ok(Integrity { content_md5: content_md5(headers)?, checksum })
+    Ok(Integrity {
+        content_md5: content_md5(headers)?,
+        checksum,
+    })
 }
 
 fn announced_trailer(headers: &HeaderMap) -> S3Result<Option<ChecksumAlgorithm>> {
     let mut found = None;
     for names in headers.get_all("x-amz-trailer") {
-        for name in names.to_str().unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for name in names
+            .to_str()
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+        {
             let name = name.to_ascii_lowercase();
             let Some(name) = name.strip_prefix(PREFIX) else {
-                return Err(invalid_request("The value specified in the x-amz-trailer header is not supported."));
+                return Err(invalid_request(
+                    "The value specified in the x-amz-trailer header is not supported.",
+                ));
             };
             if found.replace(algorithm(name)?).is_some() {
                 return Err(invalid_request("Expecting a single x-amz-checksum- trailer."));
@@ -135,7 +166,9 @@ fn trailer_value(algorithm: ChecksumAlgorithm, trailers: &TrailingHeaders) -> Op
 }
 
 pub(super) fn content_md5(headers: &HeaderMap) -> S3Result<Option<[u8; 16]>> {
-    let Some(text) = headers.get("content-md5") else { return Ok(None) };
+    let Some(text) = headers.get("content-md5") else {
+        return Ok(None);
+    };
     let mut md5 = [0; 16];
     match STANDARD.decode_slice(text.as_bytes(), &mut md5) {
         Ok(16) => Ok(Some(md5)),
@@ -166,7 +199,10 @@ pub(super) fn of_part(part: &dto::CompletedPart) -> S3Result<Option<(ChecksumAlg
         (ChecksumAlgorithm::Sha1, &part.checksum_sha1),
         (ChecksumAlgorithm::Sha256, &part.checksum_sha256),
     ];
-    match given.into_iter().find_map(|(algorithm, text)| text.as_ref().map(|text| (algorithm, text))) {
+    match given
+        .into_iter()
+        .find_map(|(algorithm, text)| text.as_ref().map(|text| (algorithm, text)))
+    {
         Some((algorithm, text)) => Ok(Some((algorithm, value(algorithm, text)?))),
         None => Ok(None),
     }
@@ -224,11 +260,8 @@ pub(super) fn is_announced(headers: &HeaderMap) -> bool {
     headers.contains_key("content-md5")
         || headers.contains_key("x-amz-trailer")
         || headers.keys().any(|name| {
-            name.as_str().strip_prefix(PREFIX).is_some_and(|name| !matches!(name, "mode" | "type" | "algorithm"))
+            name.as_str()
+                .strip_prefix(PREFIX)
+                .is_some_and(|name| !matches!(name, "mode" | "type" | "algorithm"))
         })
-}
-
-/// A header value as text; nothing for one that is no ASCII.
-pub(super) fn header_text(value: Option<&HeaderValue>) -> Option<&str> {
-    value.and_then(|value| value.to_str().ok())
 }

@@ -10,9 +10,7 @@ use time::macros::format_description;
 
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::object::types::{
-    ETag, ETagCondition, InvalidKey, ObjectHeaders, ObjectKey, RangeSpec, ReadConditions, WriteConditions,
-};
+use crate::object::types::{ETag, ETagCondition, InvalidKey, ObjectKey, RangeSpec, ReadConditions, WriteConditions};
 use crate::s3::error::{invalid_argument, refuse};
 
 /// RFC 9110 section 5.6.7.
@@ -20,7 +18,12 @@ const HTTP_DATE: &[FormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 /// What `encoding-type=url` leaves as it is: unreserved characters and the slash.
-const LISTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+const LISTED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'/');
 
 /// Of a body that came without one.
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html>
@@ -72,7 +75,10 @@ pub(super) fn key(key: String) -> S3Result<ObjectKey> {
         if is_empty {
             invalid_argument("The object key must not be empty.")
         } else {
-            let message = format!("Your key is too long: a key has at most {} bytes.", limits::KEY_BYTES_MAX);
+            let message = format!(
+                "Your key is too long: a key has at most {} bytes.",
+                limits::KEY_BYTES_MAX
+            );
             refuse(S3ErrorCode::KeyTooLongError, message)
         }
     })
@@ -152,7 +158,10 @@ pub(super) fn range(range: dto::Range) -> RangeSpec {
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html>
 pub(super) fn copy_source_range(text: &str) -> S3Result<(u64, u64)> {
     match dto::Range::parse(text) {
-        Ok(dto::Range::Int { first, last: Some(last) }) => Ok((first, last)),
+        Ok(dto::Range::Int {
+            first,
+            last: Some(last),
+        }) => Ok((first, last)),
         _ => Err(invalid_argument(
             "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the \
              zero-based offsets of the first and last bytes to copy.",
@@ -161,7 +170,10 @@ pub(super) fn copy_source_range(text: &str) -> S3Result<(u64, u64)> {
 }
 
 pub(super) fn invalid_part_number() -> S3Error {
-    let message = format!("Part number must be an integer between 1 and {}, inclusive.", limits::PART_NUMBER_MAX);
+    let message = format!(
+        "Part number must be an integer between 1 and {}, inclusive.",
+        limits::PART_NUMBER_MAX
+    );
     invalid_argument(message)
 }
 
@@ -196,13 +208,19 @@ pub(super) fn wants_url_encoding(encoding: Option<&dto::EncodingType>) -> S3Resu
     match encoding.map(dto::EncodingType::as_str) {
         None => Ok(false),
         Some(encoding) if encoding.eq_ignore_ascii_case("url") => Ok(true),
-        Some(_) => Err(invalid_argument("Invalid Encoding Method specified in Request. Only url is known.")),
+        Some(_) => Err(invalid_argument(
+            "Invalid Encoding Method specified in Request. Only url is known.",
+        )),
     }
 }
 
 /// A name in a listing.
 pub(super) fn listed(name: String, url_encoded: bool) -> String {
-    if url_encoded { utf8_percent_encode(&name, LISTED).to_string() } else { name }
+    if url_encoded {
+        utf8_percent_encode(&name, LISTED).to_string()
+    } else {
+        name
+    }
 }
 
 /// The headers of CreateMultipartUpload, PutObject and CopyObject, whose inputs name them alike.
@@ -228,8 +246,11 @@ pub(super) use take_object_headers;
 macro_rules! give_object_headers {
     ($output:expr, $headers:expr) => {{
         let headers = $headers;
-        $output.content_type =
-            Some(headers.content_type.unwrap_or_else(|| $crate::s3::convert::DEFAULT_CONTENT_TYPE.to_owned()));
+        $output.content_type = Some(
+            headers
+                .content_type
+                .unwrap_or_else(|| $crate::s3::convert::DEFAULT_CONTENT_TYPE.to_owned()),
+        );
         $output.content_encoding = headers.content_encoding;
         $output.content_language = headers.content_language;
         $output.content_disposition = headers.content_disposition;
@@ -254,8 +275,11 @@ pub(super) fn content_encoding(encoding: Option<String>) -> Option<String> {
     if !encoding.contains("aws-chunked") {
         return Some(encoding);
     }
-    let kept: Vec<&str> =
-        encoding.split(',').map(str::trim).filter(|coding| !coding.is_empty() && *coding != "aws-chunked").collect();
+    let kept: Vec<&str> = encoding
+        .split(',')
+        .map(str::trim)
+        .filter(|coding| !coding.is_empty() && *coding != "aws-chunked")
+        .collect();
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
@@ -267,7 +291,10 @@ pub(super) fn storage_class(class: Option<dto::StorageClass>) -> S3Result<Option
         Some(class) if STORAGE_CLASSES.contains(&class.as_str()) => Ok(Some(class.as_str().to_owned())),
         Some(_) => Err(refuse(
             S3ErrorCode::InvalidStorageClass,
-            format!("The storage class is unknown. It is one of {}.", STORAGE_CLASSES.join(", ")),
+            format!(
+                "The storage class is unknown. It is one of {}.",
+                STORAGE_CLASSES.join(", ")
+            ),
         )),
     }
 }
@@ -299,7 +326,7 @@ pub(super) fn tags(tagging: Option<&str>) -> S3Result<Vec<(String, String)>> {
     }
     let invalid = |message: &'static str| Err(refuse(S3ErrorCode::InvalidTag, message));
     if tags.len() > limits::TAGS_MAX {
-        return Err(refuse(S3ErrorCode::BadRequest, "Object tags cannot be greater than 10."));
+        return Err(refuse(S3ErrorCode::InvalidTag, "An object has at most 10 tags."));
     }
     for (name, value) in &tags {
         if name.is_empty() || name.chars().count() > 128 {
@@ -316,7 +343,10 @@ pub(super) fn tags(tagging: Option<&str>) -> S3Result<Vec<(String, String)>> {
         }
     }
     tags.sort_unstable();
-    if tags.windows(2).any(|pair| matches!(pair, [(first, _), (second, _)] if first == second)) {
+    if tags
+        .windows(2)
+        .any(|pair| matches!(pair, [(first, _), (second, _)] if first == second))
+    {
         return invalid("Cannot provide multiple tags with the same key.");
     }
     Ok(tags)
@@ -334,7 +364,10 @@ fn decode_form(text: &str) -> S3Result<String> {
 pub(super) fn only_null_version(version: Option<&str>) -> S3Result<()> {
     match version {
         None | Some(NULL_VERSION) => Ok(()),
-        Some(_) => Err(refuse(S3ErrorCode::NoSuchVersion, "The specified version does not exist.")),
+        Some(_) => Err(refuse(
+            S3ErrorCode::NoSuchVersion,
+            "The specified version does not exist.",
+        )),
     }
 }
 
@@ -345,11 +378,6 @@ pub(super) fn is_replace(directive: Option<&str>, header: &str) -> S3Result<bool
         Some("REPLACE") => Ok(true),
         Some(_) => Err(invalid_argument(format!("{header} is COPY or REPLACE."))),
     }
-}
-
-/// Whether the headers of a copy ask for anything new beside the metadata.
-pub(super) fn has_none(headers: &ObjectHeaders) -> bool {
-    *headers == ObjectHeaders::default()
 }
 
 #[cfg(test)]

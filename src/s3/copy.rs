@@ -3,8 +3,8 @@
 use s3s::{S3Request, S3Result, dto};
 
 use crate::iam::{Action, Grant};
-use crate::object::requests::{CopyRequest, UploadPartCopy};
 use crate::object::types::ObjectKey;
+use crate::object::{CopyRequest, UploadPartCopy};
 use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::take_object_headers;
 use crate::s3::error::{invalid_argument, not_implemented};
@@ -13,12 +13,13 @@ use crate::s3::write::refuse_acl;
 use crate::s3::{Caller, Gateway, caller, convert};
 
 /// The grant for the source of a copy and its key. s3s parsed and decoded the header.
-async fn source(
-    gateway: &Gateway,
-    source: dto::CopySource,
-    caller: Caller<'_>,
-) -> S3Result<(Grant, ObjectKey)> {
-    let dto::CopySource::Bucket { bucket, key, version_id } = source else {
+async fn source(gateway: &Gateway, source: dto::CopySource, caller: Caller<'_>) -> S3Result<(Grant, ObjectKey)> {
+    let dto::CopySource::Bucket {
+        bucket,
+        key,
+        version_id,
+    } = source
+    else {
         return Err(not_implemented("A copy source that is an access point"));
     };
     convert::only_null_version(version_id.as_deref())?;
@@ -55,7 +56,11 @@ pub(super) async fn copy_object(
         conditions: convert::write_conditions(input.if_match, input.if_none_match),
         storage_class: given.storage_class.clone(),
         headers: replaces_headers.then_some(given),
-        tags: if replaces_tags { Some(convert::tags(input.tagging.as_deref())?) } else { None },
+        tags: if replaces_tags {
+            Some(convert::tags(input.tagging.as_deref())?)
+        } else {
+            None
+        },
         checksum: match &input.checksum_algorithm {
             Some(name) => Some(checksum::algorithm(name.as_str())?),
             None => None,
@@ -68,7 +73,10 @@ pub(super) async fn copy_object(
         ..Default::default()
     };
     give_checksum!(typed result, written.checksum.as_ref(), written.etag.parts);
-    Ok(dto::CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
+    Ok(dto::CopyObjectOutput {
+        copy_object_result: Some(result),
+        ..Default::default()
+    })
 }
 
 pub(super) async fn upload_part_copy(
@@ -88,7 +96,9 @@ pub(super) async fn upload_part_copy(
         None => None,
     };
     if source_range.is_some_and(|(first, last)| first > last) {
-        return Err(invalid_argument("The first byte of x-amz-copy-source-range is behind its last."));
+        return Err(invalid_argument(
+            "The first byte of x-amz-copy-source-range is behind its last.",
+        ));
     }
     let asked = UploadPartCopy {
         source_key,
@@ -110,5 +120,8 @@ pub(super) async fn upload_part_copy(
         ..Default::default()
     };
     give_checksum!(result, written.checksum.as_ref(), 0);
-    Ok(dto::UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() })
+    Ok(dto::UploadPartCopyOutput {
+        copy_part_result: Some(result),
+        ..Default::default()
+    })
 }

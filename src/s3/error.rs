@@ -12,11 +12,11 @@ use s3s::{BodySizeLimitExceeded, S3Error, S3ErrorCode};
 use crate::iam::AccessDenied;
 use crate::kv;
 use crate::limits;
-use crate::object::error::{
+use crate::object::types::BodyError;
+use crate::object::{
     CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError, GetError, PlaceError,
     PutError, ReceiveError, StoreError, UploadError, UploadPartError,
 };
-use crate::object::types::BodyError;
 use crate::s3::convert;
 
 /// An error with one of the codes that s3s knows; its status follows.
@@ -25,7 +25,10 @@ pub(super) fn refuse(code: S3ErrorCode, message: impl Into<std::borrow::Cow<'sta
 }
 
 pub(super) fn not_implemented(what: &str) -> S3Error {
-    refuse(S3ErrorCode::NotImplemented, format!("{what} is not supported by this server."))
+    refuse(
+        S3ErrorCode::NotImplemented,
+        format!("{what} is not supported by this server."),
+    )
 }
 
 pub(super) fn invalid_argument(message: impl Into<std::borrow::Cow<'static, str>>) -> S3Error {
@@ -88,7 +91,10 @@ impl From<StoreError> for S3Error {
                 S3ErrorCode::InternalError,
                 "The outcome of the request is unknown: it may have been applied. Read the object before you try again.",
             ),
-            _ => refuse(S3ErrorCode::InternalError, "The store could not answer. The server's log tells why."),
+            _ => refuse(
+                S3ErrorCode::InternalError,
+                "The store could not answer. The server's log tells why.",
+            ),
         }
     }
 }
@@ -144,7 +150,10 @@ fn incomplete_body() -> S3Error {
 }
 
 pub(super) fn entity_too_large() -> S3Error {
-    let message = format!("The upload exceeds the maximum of {} bytes in one request.", limits::PUT_BYTES_MAX);
+    let message = format!(
+        "The upload exceeds the maximum of {} bytes in one request.",
+        limits::PUT_BYTES_MAX
+    );
     refuse(S3ErrorCode::EntityTooLarge, message)
 }
 
@@ -157,17 +166,24 @@ impl From<ReceiveError> for S3Error {
                 S3ErrorCode::IncompleteBody,
                 format!("The body has {received} bytes instead of the announced {expected}."),
             ),
-            ReceiveError::BadMd5 => {
-                refuse(S3ErrorCode::BadDigest, "The Content-MD5 that you specified did not match what was received.")
-            }
+            ReceiveError::BadMd5 => refuse(
+                S3ErrorCode::BadDigest,
+                "The Content-MD5 that you specified did not match what was received.",
+            ),
             ReceiveError::BadChecksum(algorithm) => refuse(
                 S3ErrorCode::BadDigest,
-                format!("The {} that you specified did not match the calculated checksum.", algorithm.name()),
+                format!(
+                    "The {} that you specified did not match the calculated checksum.",
+                    algorithm.name()
+                ),
             ),
             ReceiveError::MissingTrailer(algorithm) => custom(
                 "MalformedTrailerError",
                 StatusCode::BAD_REQUEST,
-                format!("The request announced a trailer with the body's {}, which is missing or malformed.", algorithm.name()),
+                format!(
+                    "The request announced a trailer with the body's {}, which is missing or malformed.",
+                    algorithm.name()
+                ),
             ),
             ReceiveError::Store(error) => error.into(),
         }
@@ -215,12 +231,14 @@ impl From<GetError> for S3Error {
                 error.set_headers(headers);
                 error
             }
-            GetError::InvalidRange { size } => {
-                refuse(S3ErrorCode::InvalidRange, format!("The range is not inside the object's {size} bytes."))
-            }
-            GetError::InvalidPartNumber { parts, .. } => {
-                refuse(S3ErrorCode::InvalidPart, format!("The object has {parts} parts; there is no such part number."))
-            }
+            GetError::InvalidRange { size } => refuse(
+                S3ErrorCode::InvalidRange,
+                format!("The range is not inside the object's {size} bytes."),
+            ),
+            GetError::InvalidPartNumber { parts, .. } => refuse(
+                S3ErrorCode::InvalidPart,
+                format!("The object has {parts} parts; there is no such part number."),
+            ),
             GetError::Store(error) => error.into(),
         }
     }
@@ -229,7 +247,6 @@ impl From<GetError> for S3Error {
 impl From<DeleteError> for S3Error {
     fn from(error: DeleteError) -> Self {
         match error {
-            DeleteError::NoSuchKey => no_such_key(),
             DeleteError::PreconditionFailed(condition) => precondition_failed(condition),
             DeleteError::Store(error) => error.into(),
         }
@@ -275,7 +292,9 @@ impl From<CreateUploadError> for S3Error {
             CreateUploadError::NoSuchBucket => no_such_bucket(),
             CreateUploadError::ChecksumType(algorithm) => {
                 let name = algorithm.name();
-                invalid_request(format!("This x-amz-checksum-type cannot be used with the {name} checksum algorithm."))
+                invalid_request(format!(
+                    "This x-amz-checksum-type cannot be used with the {name} checksum algorithm."
+                ))
             }
             CreateUploadError::Store(error) => error.into(),
         }
@@ -303,9 +322,9 @@ impl From<CopyPartError> for S3Error {
             CopyPartError::SourcePreconditionFailed(condition) => {
                 precondition_failed(&format!("x-amz-copy-source-{}", condition.to_ascii_lowercase()))
             }
-            CopyPartError::InvalidRange { size } => {
-                invalid_argument(format!("The range specified is not valid for a source object of size {size}."))
-            }
+            CopyPartError::InvalidRange { size } => invalid_argument(format!(
+                "The range specified is not valid for a source object of size {size}."
+            )),
             CopyPartError::TooLarge => invalid_request(format!(
                 "The copy source is larger than the maximum of {} bytes for one part. Give a x-amz-copy-source-range.",
                 limits::PUT_BYTES_MAX
@@ -353,7 +372,10 @@ impl From<CompleteError> for S3Error {
             ),
             CompleteError::TooLarge => refuse(
                 S3ErrorCode::EntityTooLarge,
-                format!("The object would exceed the maximum of {} bytes.", limits::OBJECT_BYTES_MAX),
+                format!(
+                    "The object would exceed the maximum of {} bytes.",
+                    limits::OBJECT_BYTES_MAX
+                ),
             ),
             CompleteError::SizeMismatch { .. } => invalid_request(format!("x-amz-mp-object-size is wrong: {text}.")),
             CompleteError::ChecksumType => {

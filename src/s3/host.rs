@@ -13,12 +13,18 @@ pub(super) struct Domains {
 impl Domains {
     /// `None` if there is no domain: then every request is path-style.
     pub(super) fn new(domains: &[String]) -> Option<Self> {
-        let mut domains: Vec<String> =
-            domains.iter().map(|domain| without_port(domain).trim_matches('.').to_ascii_lowercase()).collect();
+        let mut domains: Vec<String> = domains
+            .iter()
+            .map(|domain| without_port(domain).trim_matches('.').to_ascii_lowercase())
+            .collect();
         domains.retain(|domain| !domain.is_empty());
         domains.sort_by_key(|domain| std::cmp::Reverse(domain.len()));
         domains.dedup();
-        if domains.is_empty() { None } else { Some(Self { domains }) }
+        if domains.is_empty() {
+            None
+        } else {
+            Some(Self { domains })
+        }
     }
 
     /// The bucket in front of the domain.
@@ -26,8 +32,12 @@ impl Domains {
         let host = without_port(host);
         let host = host.strip_suffix('.').unwrap_or(host);
         for domain in &self.domains {
-            let Some(at) = host.len().checked_sub(domain.len()) else { continue };
-            let Some((front, end)) = host.split_at_checked(at) else { continue };
+            let Some(at) = host.len().checked_sub(domain.len()) else {
+                continue;
+            };
+            let Some((front, end)) = host.split_at_checked(at) else {
+                continue;
+            };
             if end.eq_ignore_ascii_case(domain) {
                 if front.is_empty() {
                     return None;
@@ -79,7 +89,16 @@ mod tests {
         assert_eq!(bucket("a.b.example.com:9000"), Some("a.b".to_owned()));
         assert_eq!(bucket("Media.Local:80"), Some("media".to_owned()));
         assert_eq!(bucket("media.local."), Some("media".to_owned()));
-        for host in ["s3.example.com", "example.com:1", "s3-example.com", "other.org", "", ".local", "[::1]:9000", "local"] {
+        for host in [
+            "s3.example.com",
+            "example.com:1",
+            "s3-example.com",
+            "other.org",
+            "",
+            ".local",
+            "[::1]:9000",
+            "local",
+        ] {
             assert_eq!(bucket(host), None, "{host}");
         }
         assert!(Domains::new(&[]).is_none());

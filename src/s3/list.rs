@@ -5,7 +5,7 @@ use s3s::{S3Request, S3Result, dto};
 use crate::iam::Action;
 use crate::limits;
 use crate::meta::bucket::Bucket;
-use crate::object::requests::{ListEntry, ListPage, ListRequest};
+use crate::object::{ListEntry, ListPage, ListRequest};
 use crate::object::{ListedObject, Objects};
 use crate::s3::checksum;
 use crate::s3::error::invalid_argument;
@@ -63,7 +63,10 @@ impl Asked {
     /// A page of no keys asks the store for nothing.
     async fn page(&self, objects: &Objects, grant: &crate::iam::Grant, start: Option<String>) -> S3Result<ListPage> {
         if self.max_keys == 0 {
-            return Ok(ListPage { entries: Vec::new(), next: None });
+            return Ok(ListPage {
+                entries: Vec::new(),
+                next: None,
+            });
         }
         Ok(objects.list(grant, self.request(start)).await?)
     }
@@ -89,12 +92,18 @@ impl Entries {
                     ends_with_prefix = false;
                 }
                 ListEntry::CommonPrefix(prefix) => {
-                    prefixes.push(dto::CommonPrefix { prefix: Some(asked.listed(prefix)) });
+                    prefixes.push(dto::CommonPrefix {
+                        prefix: Some(asked.listed(prefix)),
+                    });
                     ends_with_prefix = true;
                 }
             }
         }
-        Self { objects, prefixes, ends_with_prefix }
+        Self {
+            objects,
+            prefixes,
+            ends_with_prefix,
+        }
     }
 }
 
@@ -107,7 +116,11 @@ struct Owners<'a> {
 
 impl<'a> Owners<'a> {
     fn new(gateway: &'a Gateway, bucket: &'a Bucket) -> Self {
-        Self { gateway, bucket, bucket_owner: gateway.owner(bucket.owner.clone()) }
+        Self {
+            gateway,
+            bucket,
+            bucket_owner: gateway.owner(bucket.owner.clone()),
+        }
     }
 
     fn of(&self, object: &ListedObject) -> dto::Owner {
@@ -121,7 +134,9 @@ impl<'a> Owners<'a> {
 fn object(listed: ListedObject, asked: &Asked, owners: Option<&Owners<'_>>) -> dto::Object {
     dto::Object {
         owner: owners.map(|owners| owners.of(&listed)),
-        checksum_algorithm: listed.checksum.map(|(algorithm, _)| vec![checksum::algorithm_name(algorithm)]),
+        checksum_algorithm: listed
+            .checksum
+            .map(|(algorithm, _)| vec![checksum::algorithm_name(algorithm)]),
         checksum_type: listed.checksum.map(|(_, kind)| checksum::kind_name(kind)),
         e_tag: Some(convert::etag(listed.etag)),
         last_modified: Some(convert::timestamp(listed.last_modified)),
@@ -146,7 +161,11 @@ pub(super) async fn list_objects(
     let page = asked.page(&gateway.objects, &grant, input.marker.clone()).await?;
     let entries = Entries::new(page.entries, &asked);
     let owners = Owners::new(gateway, granted_bucket(&grant)?);
-    let contents = entries.objects.into_iter().map(|listed| object(listed, &asked, Some(&owners))).collect();
+    let contents = entries
+        .objects
+        .into_iter()
+        .map(|listed| object(listed, &asked, Some(&owners)))
+        .collect();
     Ok(dto::ListObjectsOutput {
         name: Some(input.bucket),
         prefix: asked.echoed_prefix(),
@@ -157,7 +176,10 @@ pub(super) async fn list_objects(
         common_prefixes: Some(entries.prefixes),
         delimiter: asked.echoed_delimiter(),
         // S3 gives it with a delimiter only; without one the last key is the marker.
-        next_marker: page.next.filter(|_| asked.delimiter.is_some()).map(|next| asked.listed(next)),
+        next_marker: page
+            .next
+            .filter(|_| asked.delimiter.is_some())
+            .map(|next| asked.listed(next)),
         encoding_type: asked.encoding_type,
         request_charged: None,
     })
@@ -171,7 +193,10 @@ pub(super) async fn list_objects_v2(
     let grant = gateway.grant(caller, &request.input.bucket, Action::ListBucket).await?;
     let input = request.input;
     let asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
-    let scope = Scope { operation: "ListObjectsV2", of: &input.bucket };
+    let scope = Scope {
+        operation: "ListObjectsV2",
+        of: &input.bucket,
+    };
     // The token goes before start-after: it is further on.
     let start = match input.continuation_token.as_deref() {
         Some(token) if !token.is_empty() => Some(gateway.tokens.open(scope, token)?),
@@ -185,7 +210,11 @@ pub(super) async fn list_objects_v2(
         .unwrap_or(false)
         .then(|| granted_bucket(&grant).map(|bucket| Owners::new(gateway, bucket)))
         .transpose()?;
-    let contents = entries.objects.into_iter().map(|listed| object(listed, &asked, owners.as_ref())).collect();
+    let contents = entries
+        .objects
+        .into_iter()
+        .map(|listed| object(listed, &asked, owners.as_ref()))
+        .collect();
     let next_continuation_token = page.next.as_deref().map(|next| gateway.tokens.seal(scope, next));
     Ok(dto::ListObjectsV2Output {
         prefix: asked.echoed_prefix(),
@@ -210,12 +239,19 @@ pub(super) async fn list_object_versions(
     request: S3Request<dto::ListObjectVersionsInput>,
 ) -> S3Result<dto::ListObjectVersionsOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::ListBucketVersions).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::ListBucketVersions)
+        .await?;
     let input = request.input;
     let has_key_marker = input.key_marker.as_ref().is_some_and(|marker| !marker.is_empty());
-    let has_version_marker = input.version_id_marker.as_ref().is_some_and(|marker| !marker.is_empty());
+    let has_version_marker = input
+        .version_id_marker
+        .as_ref()
+        .is_some_and(|marker| !marker.is_empty());
     if has_version_marker && !has_key_marker {
-        return Err(invalid_argument("A version-id marker cannot be specified without a key marker."));
+        return Err(invalid_argument(
+            "A version-id marker cannot be specified without a key marker.",
+        ));
     }
     let asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
     let page = asked.page(&gateway.objects, &grant, input.key_marker.clone()).await?;

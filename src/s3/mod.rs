@@ -17,9 +17,6 @@ mod token;
 mod wire;
 mod write;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use s3s::auth::Credentials;
@@ -125,12 +122,18 @@ impl Gateway {
 
     fn owner(&self, canonical_id: String) -> dto::Owner {
         let display_name = Some(self.identities.display_name(&canonical_id).to_owned());
-        dto::Owner { display_name, id: Some(canonical_id) }
+        dto::Owner {
+            display_name,
+            id: Some(canonical_id),
+        }
     }
 
     fn initiator(&self, canonical_id: String) -> dto::Initiator {
         let display_name = Some(self.identities.display_name(&canonical_id).to_owned());
-        dto::Initiator { display_name, id: Some(canonical_id) }
+        dto::Initiator {
+            display_name,
+            id: Some(canonical_id),
+        }
     }
 }
 

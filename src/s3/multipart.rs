@@ -2,11 +2,11 @@
 
 use s3s::{S3Request, S3Result, dto};
 
-use crate::ids::UploadId;
 use crate::iam::Action;
+use crate::ids::UploadId;
 use crate::limits;
-use crate::object::requests::{CompleteUpload, CreateUpload, ListParts, ListUploads, UploadEntry, UploadPart};
 use crate::object::types::CompletedPart;
+use crate::object::{CompleteUpload, CreateUpload, ListParts, ListUploads, UploadEntry, UploadPart};
 use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::take_object_headers;
 use crate::s3::error::{invalid_argument, invalid_request, no_such_upload, refuse};
@@ -33,7 +33,9 @@ pub(super) async fn create_multipart_upload(
     };
     let kind = checksum::kind(input.checksum_type.as_ref())?;
     if algorithm.is_none() && kind.is_some() {
-        return Err(invalid_request("The x-amz-checksum-type header can only be used with x-amz-checksum-algorithm."));
+        return Err(invalid_request(
+            "The x-amz-checksum-type header can only be used with x-amz-checksum-algorithm.",
+        ));
     }
     let asked = CreateUpload {
         key: convert::key(input.key.clone())?,
@@ -47,7 +49,9 @@ pub(super) async fn create_multipart_upload(
         upload_id: Some(upload.id.to_string()),
         // Only what the client asked for is told; a checksum of our own choice stays ours until the end.
         checksum_algorithm: algorithm.map(checksum::algorithm_name),
-        checksum_type: algorithm.and(upload.checksum).map(|(_, kind)| checksum::kind_name(kind)),
+        checksum_type: algorithm
+            .and(upload.checksum)
+            .map(|(_, kind)| checksum::kind_name(kind)),
         ..Default::default()
     })
 }
@@ -68,7 +72,10 @@ pub(super) async fn upload_part(
         integrity: checksum::integrity(&request.headers, request.trailing_headers)?,
     };
     let written = gateway.objects.upload_part(&grant, asked).await?;
-    let mut output = dto::UploadPartOutput { e_tag: Some(convert::etag(written.etag)), ..Default::default() };
+    let mut output = dto::UploadPartOutput {
+        e_tag: Some(convert::etag(written.etag)),
+        ..Default::default()
+    };
     give_checksum!(output, written.checksum.as_ref(), 0);
     Ok(output)
 }
@@ -78,7 +85,9 @@ pub(super) async fn list_parts(
     request: S3Request<dto::ListPartsInput>,
 ) -> S3Result<dto::ListPartsOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::ListMultipartUploadParts).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::ListMultipartUploadParts)
+        .await?;
     let input = request.input;
     let limit = convert::page_size(input.max_parts, "max-parts", limits::LIST_PAGE_MAX)?;
     let marker = input.part_number_marker.unwrap_or(0);
@@ -110,7 +119,9 @@ pub(super) async fn list_parts(
         part_number_marker: Some(marker),
         is_truncated: Some(page.next.is_some()),
         next_part_number_marker: page.next.map(i32::from),
-        checksum_algorithm: upload.checksum.map(|(algorithm, _)| checksum::algorithm_name(algorithm)),
+        checksum_algorithm: upload
+            .checksum
+            .map(|(algorithm, _)| checksum::algorithm_name(algorithm)),
         checksum_type: upload.checksum.map(|(_, kind)| checksum::kind_name(kind)),
         initiator: Some(gateway.initiator(upload.owner.clone())),
         owner: Some(gateway.owner(upload.owner)),
@@ -138,7 +149,9 @@ pub(super) async fn list_multipart_uploads(
     request: S3Request<dto::ListMultipartUploadsInput>,
 ) -> S3Result<dto::ListMultipartUploadsOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::ListBucketMultipartUploads).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::ListBucketMultipartUploads)
+        .await?;
     let input = request.input;
     let url = convert::wants_url_encoding(input.encoding_type.as_ref())?;
     let limit = convert::page_size(input.max_uploads, "max-uploads", limits::LIST_PAGE_MAX)?;
@@ -146,9 +159,11 @@ pub(super) async fn list_multipart_uploads(
     let key_marker = input.key_marker.unwrap_or_default();
     // Without a key marker S3 ignores the id marker.
     let upload_id_marker = match input.upload_id_marker.as_deref() {
-        Some(marker) if !marker.is_empty() && !key_marker.is_empty() => {
-            Some(marker.parse().map_err(|_| invalid_argument("Invalid uploadId marker."))?)
-        }
+        Some(marker) if !marker.is_empty() && !key_marker.is_empty() => Some(
+            marker
+                .parse()
+                .map_err(|_| invalid_argument("Invalid uploadId marker."))?,
+        ),
         _ => None,
     };
     let asked = ListUploads {
@@ -167,7 +182,9 @@ pub(super) async fn list_multipart_uploads(
         for entry in page.entries {
             match entry {
                 UploadEntry::Upload(upload) => uploads.push(dto::MultipartUpload {
-                    checksum_algorithm: upload.checksum.map(|(algorithm, _)| checksum::algorithm_name(algorithm)),
+                    checksum_algorithm: upload
+                        .checksum
+                        .map(|(algorithm, _)| checksum::algorithm_name(algorithm)),
                     checksum_type: upload.checksum.map(|(_, kind)| checksum::kind_name(kind)),
                     initiated: Some(convert::timestamp(upload.initiated)),
                     initiator: Some(gateway.initiator(upload.owner.clone())),
@@ -177,7 +194,9 @@ pub(super) async fn list_multipart_uploads(
                     upload_id: Some(upload.id.to_string()),
                 }),
                 UploadEntry::CommonPrefix(prefix) => {
-                    prefixes.push(dto::CommonPrefix { prefix: Some(convert::listed(prefix, url)) });
+                    prefixes.push(dto::CommonPrefix {
+                        prefix: Some(convert::listed(prefix, url)),
+                    });
                 }
             }
         }
@@ -208,7 +227,10 @@ pub(super) async fn complete_multipart_upload(
     let caller = caller!(request);
     let grant = gateway.grant(caller, &request.input.bucket, Action::PutObject).await?;
     let input = request.input;
-    let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
+    let parts = input
+        .multipart_upload
+        .and_then(|upload| upload.parts)
+        .unwrap_or_default();
     let object_size = match input.mpu_object_size {
         Some(size) => Some(u64::try_from(size).map_err(|_| invalid_argument("x-amz-mp-object-size is negative."))?),
         None => None,
@@ -224,7 +246,11 @@ pub(super) async fn complete_multipart_upload(
     };
     let written = gateway.objects.complete_upload(&grant, asked).await?;
     let mut output = dto::CompleteMultipartUploadOutput {
-        location: Some(format!("/{}/{}", input.bucket, convert::listed(input.key.clone(), true))),
+        location: Some(format!(
+            "/{}/{}",
+            input.bucket,
+            convert::listed(input.key.clone(), true)
+        )),
         bucket: Some(input.bucket),
         key: Some(input.key),
         e_tag: Some(convert::etag(written.etag)),
@@ -253,11 +279,16 @@ pub(super) async fn abort_multipart_upload(
     request: S3Request<dto::AbortMultipartUploadInput>,
 ) -> S3Result<dto::AbortMultipartUploadOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::AbortMultipartUpload).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::AbortMultipartUpload)
+        .await?;
     let input = request.input;
     if input.if_match_initiated_time.is_some() {
         return Err(crate::s3::error::not_implemented("x-amz-if-match-initiated-time"));
     }
-    gateway.objects.abort_upload(&grant, &convert::key(input.key)?, upload_id(&input.upload_id)?).await?;
+    gateway
+        .objects
+        .abort_upload(&grant, &convert::key(input.key)?, upload_id(&input.upload_id)?)
+        .await?;
     Ok(dto::AbortMultipartUploadOutput::default())
 }

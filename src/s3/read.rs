@@ -3,7 +3,7 @@
 use s3s::{S3Request, S3Result, dto};
 
 use crate::iam::Action;
-use crate::object::requests::GetRequest;
+use crate::object::GetRequest;
 use crate::object::types::{ObjectInfo, ReadConditions};
 use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::give_object_headers;
@@ -17,7 +17,9 @@ fn read_request(
     conditions: ReadConditions,
 ) -> S3Result<GetRequest> {
     if range.is_some() && part_number.is_some() {
-        return Err(invalid_request("Cannot specify both Range header and partNumber query parameter."));
+        return Err(invalid_request(
+            "Cannot specify both Range header and partNumber query parameter.",
+        ));
     }
     Ok(GetRequest {
         range: range.map(convert::range),

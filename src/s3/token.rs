@@ -25,7 +25,9 @@ pub(super) struct Scope<'a> {
 
 impl Tokens {
     pub(super) fn new(store_secret: &[u8; 32]) -> Self {
-        Self { key: blake3::derive_key("cairn 2026 continuation tokens", store_secret) }
+        Self {
+            key: blake3::derive_key("cairn 2026 continuation tokens", store_secret),
+        }
     }
 
     pub(super) fn seal(&self, scope: Scope<'_>, place: &str) -> String {
@@ -36,7 +38,8 @@ impl Tokens {
     }
 
     pub(super) fn open(&self, scope: Scope<'_>, token: &str) -> Result<String, S3Error> {
-        self.try_open(scope, token).ok_or_else(|| invalid_argument("The continuation token provided is incorrect."))
+        self.try_open(scope, token)
+            .ok_or_else(|| invalid_argument("The continuation token provided is incorrect."))
     }
 
     fn try_open(&self, scope: Scope<'_>, token: &str) -> Option<String> {
@@ -68,7 +71,10 @@ mod tests {
     use super::{Scope, Tokens};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-    const SCOPE: Scope<'static> = Scope { operation: "ListObjectsV2", of: "media" };
+    const SCOPE: Scope<'static> = Scope {
+        operation: "ListObjectsV2",
+        of: "media",
+    };
 
     proptest! {
         #[test]

@@ -28,7 +28,9 @@ impl S3Wire {
     /// Answers one request. An error means that no answer can be made and the connection is to be closed.
     pub async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         if let Err(error) = prepare(&mut request) {
-            return error.to_http_response().map_err(|error| HttpError::from_std_error(Box::new(error)));
+            return error
+                .to_http_response()
+                .map_err(|error| HttpError::from_std_error(Box::new(error)));
         }
         self.0.call(request).await
     }
@@ -44,12 +46,19 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
     }
     // s3s reads a form before it knows who sent it.
     let is_form = |value: &HeaderValue| {
-        value.as_bytes().get(..19).is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/form-data"))
+        value
+            .as_bytes()
+            .get(..19)
+            .is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/form-data"))
     };
     if request.headers().get(CONTENT_TYPE).is_some_and(is_form) {
         return Err(not_implemented("An upload by a browser's form (POST object)"));
     }
-    if request.uri().query().is_some_and(|query| query.split('&').any(|pair| matches!(pair, "delete" | "delete="))) {
+    if request
+        .uri()
+        .query()
+        .is_some_and(|query| query.split('&').any(|pair| matches!(pair, "delete" | "delete=")))
+    {
         let frames = Arc::new(Mutex::new(Vec::new()));
         request.extensions_mut().insert(KeptBody(Arc::clone(&frames)));
         let body = std::mem::take(request.body_mut());
@@ -99,7 +108,9 @@ impl KeptBody {
             return Err(not_implemented("A trailer of DeleteObjects"));
         }
         if !checksum::is_announced(headers) {
-            return Err(invalid_request("Missing required header for this request: Content-MD5 or x-amz-checksum-*."));
+            return Err(invalid_request(
+                "Missing required header for this request: Content-MD5 or x-amz-checksum-*.",
+            ));
         }
         let frames = std::mem::take(&mut *self.0.lock());
         let expected = checksum::integrity(headers, None)?;
@@ -120,7 +131,10 @@ impl KeptBody {
 }
 
 fn bad_digest(what: &str) -> S3Error {
-    refuse(S3ErrorCode::BadDigest, format!("The {what} that you specified did not match what was received."))
+    refuse(
+        S3ErrorCode::BadDigest,
+        format!("The {what} that you specified did not match what was received."),
+    )
 }
 
 fn digest<D: sha2::Digest>(frames: &[Bytes]) -> sha2::digest::Output<D> {

@@ -5,9 +5,9 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, dto};
 use crate::iam::{Action, Grant};
 use crate::limits;
 use crate::meta::bucket::Ownership;
-use crate::object::error::DeleteError;
-use crate::object::requests::{DeleteTarget, PutRequest};
+use crate::object::DeleteError;
 use crate::object::types::ETagCondition;
+use crate::object::{DeleteTarget, PutRequest};
 use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::take_object_headers;
 use crate::s3::error::{entity_too_large, invalid_argument, not_implemented, refuse};
@@ -32,7 +32,10 @@ pub(super) async fn put_object(
         conditions: convert::write_conditions(input.if_match, input.if_none_match),
     };
     let written = gateway.objects.put(&grant, asked).await?;
-    let mut output = dto::PutObjectOutput { e_tag: Some(convert::etag(written.etag)), ..Default::default() };
+    let mut output = dto::PutObjectOutput {
+        e_tag: Some(convert::etag(written.etag)),
+        ..Default::default()
+    };
     give_checksum!(typed output, written.checksum.as_ref(), 0);
     Ok(output)
 }
@@ -67,9 +70,10 @@ pub(super) fn refuse_acl(grant: &Grant, acl: Option<&dto::ObjectCannedACL>) -> S
 
 pub(super) fn acl_refusal(ownership: Ownership) -> S3Error {
     match ownership {
-        Ownership::BucketOwnerEnforced => {
-            refuse(S3ErrorCode::AccessControlListNotSupported, "The bucket does not allow ACLs.")
-        }
+        Ownership::BucketOwnerEnforced => refuse(
+            S3ErrorCode::AccessControlListNotSupported,
+            "The bucket does not allow ACLs.",
+        ),
         Ownership::BucketOwnerPreferred | Ownership::ObjectWriter => not_implemented("An ACL other than private"),
     }
 }
@@ -79,12 +83,17 @@ pub(super) async fn delete_object(
     request: S3Request<dto::DeleteObjectInput>,
 ) -> S3Result<dto::DeleteObjectOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::DeleteObject).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::DeleteObject)
+        .await?;
     let input = request.input;
     convert::only_null_version(input.version_id.as_deref())?;
     let conditions =
         convert::delete_conditions(input.if_match, input.if_match_size, input.if_match_last_modified_time)?;
-    gateway.objects.delete(&grant, &convert::key(input.key)?, conditions).await?;
+    gateway
+        .objects
+        .delete(&grant, &convert::key(input.key)?, conditions)
+        .await?;
     Ok(dto::DeleteObjectOutput::default())
 }
 
@@ -93,7 +102,9 @@ pub(super) async fn delete_objects(
     request: S3Request<dto::DeleteObjectsInput>,
 ) -> S3Result<dto::DeleteObjectsOutput> {
     let caller = caller!(request);
-    let grant = gateway.grant(caller, &request.input.bucket, Action::DeleteObject).await?;
+    let grant = gateway
+        .grant(caller, &request.input.bucket, Action::DeleteObject)
+        .await?;
     match request.extensions.get::<KeptBody>() {
         Some(body) => body.verify(&request.headers)?,
         None => return Err(S3Error::new(S3ErrorCode::InternalError)),
@@ -126,7 +137,10 @@ pub(super) async fn delete_objects(
     for (key, version_id, refused) in outcomes {
         let error = match refused {
             Some(error) => Some(error),
-            None => results.next().and_then(Result::err).map(|error: DeleteError| S3Error::from(error)),
+            None => results
+                .next()
+                .and_then(Result::err)
+                .map(|error: DeleteError| S3Error::from(error)),
         };
         match error {
             Some(error) => errors.push(dto::Error {
@@ -136,10 +150,18 @@ pub(super) async fn delete_objects(
                 version_id,
             }),
             None if quiet => {}
-            None => deleted.push(dto::DeletedObject { key: Some(key), version_id, ..Default::default() }),
+            None => deleted.push(dto::DeletedObject {
+                key: Some(key),
+                version_id,
+                ..Default::default()
+            }),
         }
     }
-    Ok(dto::DeleteObjectsOutput { deleted: Some(deleted), errors: Some(errors), request_charged: None })
+    Ok(dto::DeleteObjectsOutput {
+        deleted: Some(deleted),
+        errors: Some(errors),
+        request_charged: None,
+    })
 }
 
 fn delete_target(object: dto::ObjectIdentifier) -> S3Result<DeleteTarget> {
@@ -149,5 +171,8 @@ fn delete_target(object: dto::ObjectIdentifier) -> S3Result<DeleteTarget> {
         tag if tag == "*" => ETagCondition::Any,
         tag => ETagCondition::OneOf(vec![tag]),
     });
-    Ok(DeleteTarget { key: convert::key(object.key)?, conditions })
+    Ok(DeleteTarget {
+        key: convert::key(object.key)?,
+        conditions,
+    })
 }
