@@ -16,6 +16,8 @@ pub const PUT_BYTES_MAX: u64 = 5 << 30;
 pub const PART_BYTES_MIN: u64 = 5 << 20;
 /// Bytes of a whole object.
 pub const OBJECT_BYTES_MAX: u64 = 50 << 40;
+/// Buckets of one page of ListBuckets.
+pub const LIST_BUCKETS_MAX: usize = 1000;
 /// Rows of one listing page.
 pub const LIST_PAGE_MAX: usize = 1000;
 /// Keys of one DeleteObjects request.

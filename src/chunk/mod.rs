@@ -5,3 +5,5 @@ pub mod codec;
 pub mod md5;
 pub mod pack;
 pub mod pool;
+mod temporary;
+pub use temporary::*;

@@ -11,4 +11,3 @@ pub mod record;
 pub mod segment;
 pub mod tree;
 pub mod upload;
-pub mod usage;

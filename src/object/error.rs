@@ -25,6 +25,8 @@ pub enum StoreError {
     Write(#[from] chunk::WriteError),
     #[error(transparent)]
     Compose(#[from] chunk::ComposeError),
+    #[error("the operating system gives no random bytes: {0}")]
+    Entropy(String),
     /// Other writers of the same row won every time.
     #[error("too many writers of one row")]
     Contended,
