@@ -53,6 +53,12 @@ pub const ENCODED_KEY_BYTES_MAX: usize = 2500;
 pub const SCAN_ROWS_MAX: usize = 4096;
 /// Mutations waiting for the committer; more wait for a place.
 pub const COMMIT_QUEUE_MAX: usize = 4096;
+/// Bytes of the mutations waiting for the committer.
+pub const COMMIT_QUEUE_BYTES_MAX: usize = 16 * MIB;
+/// Mutations that one group takes, so that its overlay stays small.
+pub const COMMIT_GROUP_MUTATIONS_MAX: usize = 512;
+/// Bytes of one frame of the commit log: a group, its keys' lengths and one mutation more.
+pub const LOG_FRAME_BYTES_MAX: usize = 16 * MIB;
 /// Bytes of the mutations that one group takes.
 pub const COMMIT_GROUP_BYTES_MAX: usize = 4 * MIB;
 /// Times that a transaction is run again after a conflict.
