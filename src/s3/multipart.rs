@@ -246,11 +246,7 @@ pub(super) async fn complete_multipart_upload(
     };
     let written = gateway.objects.complete_upload(&grant, asked).await?;
     let mut output = dto::CompleteMultipartUploadOutput {
-        location: Some(format!(
-            "/{}/{}",
-            input.bucket,
-            convert::listed(&input.key, true)
-        )),
+        location: Some(format!("/{}/{}", input.bucket, convert::listed(&input.key, true))),
         bucket: Some(input.bucket),
         key: Some(input.key),
         e_tag: Some(convert::etag(written.etag)),
