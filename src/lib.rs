@@ -6,8 +6,10 @@
 pub mod blob;
 pub mod chunk;
 pub mod clock;
+pub mod iam;
 pub mod ids;
 pub mod kv;
 pub mod limits;
 pub mod meta;
 pub mod object;
+pub mod s3;
