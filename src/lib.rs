@@ -12,3 +12,4 @@ pub mod kv;
 pub mod limits;
 pub mod meta;
 pub mod object;
+pub mod s3;

@@ -36,8 +36,8 @@ pub const IDENTITIES_MAX: usize = 10_000;
 pub const IDENTITY_KEYS_MAX: usize = 16;
 /// Bytes of an XML request body: 1,000 keys of DeleteObjects or 10,000 parts of a complete, escaped.
 pub const XML_BODY_BYTES_MAX: usize = 8 * MIB;
-/// Bytes of one aws-chunk, as announced by its header; clients send 64 KiB to 16 MiB.
-pub const AWS_CHUNK_BYTES_MAX: usize = 256 * MIB;
+/// Bytes of one signed aws-chunk: it is held until its signature is checked. Clients send 64 KiB to 1 MiB.
+pub const AWS_CHUNK_BYTES_MAX: usize = 16 * MIB;
 /// Seconds between a request's date and ours.
 pub const CLOCK_SKEW_SECS_MAX: u32 = 15 * 60;
 /// Seconds that a presigned URL may live.

@@ -27,7 +27,9 @@ pub enum Action {
     ListBucketMultipartUploads,
     ListBucketVersions,
     ListMultipartUploadParts,
+    PutBucketAcl,
     PutObject,
+    PutObjectAcl,
 }
 
 impl Action {
@@ -50,7 +52,9 @@ impl Action {
             Self::ListBucketMultipartUploads => "s3:ListBucketMultipartUploads",
             Self::ListBucketVersions => "s3:ListBucketVersions",
             Self::ListMultipartUploadParts => "s3:ListMultipartUploadParts",
+            Self::PutBucketAcl => "s3:PutBucketAcl",
             Self::PutObject => "s3:PutObject",
+            Self::PutObjectAcl => "s3:PutObjectAcl",
         }
     }
 
