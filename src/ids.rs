@@ -99,7 +99,10 @@ pub struct IdSource {
 
 impl IdSource {
     pub fn new(clock: Clock) -> Self {
-        Self { clock, last: Mutex::new(0) }
+        Self {
+            clock,
+            last: Mutex::new(0),
+        }
     }
 
     /// A fresh id, greater than every id that this source has given out.

@@ -11,13 +11,21 @@ pub enum ConfigError {
     #[error("the configuration file {path} is not TOML: {message}")]
     Malformed { path: PathBuf, message: String },
     #[error("unknown key '{key}' in {path}{}", did_you_mean(nearest))]
-    UnknownKey { key: String, path: PathBuf, nearest: Option<String> },
+    UnknownKey {
+        key: String,
+        path: PathBuf,
+        nearest: Option<String>,
+    },
     #[error("unknown variable {name} in the environment{}", did_you_mean(nearest))]
     UnknownVariable { name: String, nearest: Option<String> },
     #[error("the value of {name} in the environment is not UTF-8")]
     NotUtf8 { name: String },
     #[error("{key} (from {origin}): {message}")]
-    Value { key: &'static str, origin: Origin, message: String },
+    Value {
+        key: &'static str,
+        origin: Origin,
+        message: String,
+    },
     #[error("{0}")]
     Combination(&'static str),
 }

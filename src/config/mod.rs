@@ -103,7 +103,9 @@ pub struct RootKeys {
 
 impl fmt::Debug for RootKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RootKeys").field("access_key", &self.access_key).finish_non_exhaustive()
+        f.debug_struct("RootKeys")
+            .field("access_key", &self.access_key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -145,7 +147,11 @@ impl Config {
         let tls = match (values.path("tls.cert"), values.path("tls.key")) {
             (None, None) => None,
             (Some(cert), Some(key)) => Some(TlsConfig { cert, key }),
-            _ => return Err(ConfigError::Combination("tls.cert and tls.key go together: set both or neither")),
+            _ => {
+                return Err(ConfigError::Combination(
+                    "tls.cert and tls.key go together: set both or neither",
+                ));
+            }
         };
         let root = match (values.text("root.access_key"), values.text("root.secret_key")) {
             (None, None) => None,
@@ -181,7 +187,11 @@ impl Config {
 
 fn log_of(values: &Values) -> LogConfig {
     LogConfig {
-        format: if values.is("log.format", "json") { LogFormat::Json } else { LogFormat::Text },
+        format: if values.is("log.format", "json") {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
         level: values.text("log.level").unwrap_or_default(),
         access: match values.text("log.access").as_deref() {
             Some("off") => AccessLog::Off,

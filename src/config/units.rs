@@ -14,7 +14,13 @@ const SIZES: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-const DURATIONS_MS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const DURATIONS_MS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("min", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
 
 /// Bytes of `64MiB`, `1GB` or `512B`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
@@ -46,7 +52,16 @@ mod tests {
         assert_eq!(parse_size("2 GB"), Ok(2_000_000_000));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2min"), Ok(Duration::from_secs(120)));
-        for bad in ["", "64", "MiB", "-1MiB", "64mib", "99999999999TiB", "1.5GiB", "5 parsecs"] {
+        for bad in [
+            "",
+            "64",
+            "MiB",
+            "-1MiB",
+            "64mib",
+            "99999999999TiB",
+            "1.5GiB",
+            "5 parsecs",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

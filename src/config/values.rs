@@ -19,8 +19,10 @@ impl Values {
         environment: impl Iterator<Item = (OsString, OsString)>,
         flags: BTreeMap<&'static str, String>,
     ) -> Result<Self, ConfigError> {
-        let mut values: BTreeMap<_, _> =
-            SETTINGS.iter().map(|setting| (setting.key, (setting.default.to_owned(), Origin::Default))).collect();
+        let mut values: BTreeMap<_, _> = SETTINGS
+            .iter()
+            .map(|setting| (setting.key, (setting.default.to_owned(), Origin::Default)))
+            .collect();
         let (variables, file_variable) = read_environment(environment)?;
         if let Some(path) = file.map(Path::to_path_buf).or(file_variable) {
             for (key, text) in read_file(&path)? {
@@ -49,7 +51,10 @@ impl Values {
 
     /// The text of a setting; `None` when it is not set.
     pub(super) fn text(&self, key: &str) -> Option<String> {
-        self.0.get(key).map(|(text, _)| text.clone()).filter(|text| !text.is_empty())
+        self.0
+            .get(key)
+            .map(|(text, _)| text.clone())
+            .filter(|text| !text.is_empty())
     }
 
     pub(super) fn is(&self, key: &str, value: &str) -> bool {
@@ -73,7 +78,9 @@ impl Values {
     }
 
     pub(super) fn size(&self, key: &'static str) -> Result<usize, ConfigError> {
-        self.typed(key, |text| usize::try_from(units::parse_size(text)?).map_err(|error| error.to_string()))
+        self.typed(key, |text| {
+            usize::try_from(units::parse_size(text)?).map_err(|error| error.to_string())
+        })
     }
 
     pub(super) fn duration(&self, key: &'static str) -> Result<Duration, ConfigError> {
@@ -81,7 +88,9 @@ impl Values {
     }
 
     pub(super) fn count(&self, key: &'static str) -> Result<usize, ConfigError> {
-        self.typed(key, |text| text.parse().map_err(|_| format!("'{text}' is not a whole number")))
+        self.typed(key, |text| {
+            text.parse().map_err(|_| format!("'{text}' is not a whole number"))
+        })
     }
 
     fn typed<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
@@ -99,7 +108,9 @@ impl Values {
                 table = prefix;
                 let _ = write!(out, "\n[{table}]\n");
             }
-            let Some((text, origin)) = self.0.get(setting.key) else { continue };
+            let Some((text, origin)) = self.0.get(setting.key) else {
+                continue;
+            };
             let (comment, value) = shown(setting, text);
             let line = format!("{comment}{name} = {value}");
             let _ = writeln!(out, "{line:<44} # {origin}");
@@ -120,7 +131,11 @@ fn shown(setting: &Setting, text: &str) -> (&'static str, String) {
 }
 
 fn split_list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 type Variables = Vec<(&'static Setting, String)>;
@@ -132,26 +147,37 @@ fn read_environment(
     let mut found = Vec::new();
     let mut file = None;
     for (name, value) in environment {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else { continue };
+        let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else {
+            continue;
+        };
         if name == FILE_VARIABLE {
             file = Some(PathBuf::from(value));
             continue;
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
             let known = SETTINGS.iter().map(Setting::variable).chain([FILE_VARIABLE.to_owned()]);
-            return Err(ConfigError::UnknownVariable { name: name.to_owned(), nearest: nearest(name, known) });
+            return Err(ConfigError::UnknownVariable {
+                name: name.to_owned(),
+                nearest: nearest(name, known),
+            });
         };
-        let value = value.into_string().map_err(|_| ConfigError::NotUtf8 { name: name.to_owned() })?;
+        let value = value
+            .into_string()
+            .map_err(|_| ConfigError::NotUtf8 { name: name.to_owned() })?;
         found.push((setting, value));
     }
     Ok((found, file))
 }
 
 fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
-    let document: toml::Table = toml::from_str(&text)
-        .map_err(|error| ConfigError::Malformed { path: path.to_path_buf(), message: error.message().to_owned() })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let document: toml::Table = toml::from_str(&text).map_err(|error| ConfigError::Malformed {
+        path: path.to_path_buf(),
+        message: error.message().to_owned(),
+    })?;
     let mut entries = Vec::new();
     flatten("", document, &mut entries);
     entries
@@ -160,7 +186,11 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
             let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
                 let known = SETTINGS.iter().map(|setting| setting.key.to_owned());
                 let nearest = nearest(&key, known);
-                return Err(ConfigError::UnknownKey { key, path: path.to_path_buf(), nearest });
+                return Err(ConfigError::UnknownKey {
+                    key,
+                    path: path.to_path_buf(),
+                    nearest,
+                });
             };
             let value = value_text(setting, value).map_err(|message| ConfigError::Value {
                 key: setting.key,
@@ -174,7 +204,11 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
 
 fn flatten(prefix: &str, table: toml::Table, entries: &mut Vec<(String, toml::Value)>) {
     for (name, value) in table {
-        let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        let key = if prefix.is_empty() {
+            name
+        } else {
+            format!("{prefix}.{name}")
+        };
         match value {
             toml::Value::Table(inner) => flatten(&key, inner, entries),
             value => entries.push((key, value)),
@@ -189,7 +223,9 @@ fn value_text(setting: &Setting, value: toml::Value) -> Result<String, String> {
         toml::Value::Boolean(switch) => Ok(switch.to_string()),
         toml::Value::Array(items) if setting.kind == Kind::List => {
             let texts: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
-            texts.map(|texts| texts.join(",")).ok_or_else(|| "must be an array of strings".to_owned())
+            texts
+                .map(|texts| texts.join(","))
+                .ok_or_else(|| "must be an array of strings".to_owned())
         }
         other => Err(format!("a {} cannot stand here", other.type_str())),
     }
@@ -201,11 +237,21 @@ fn check(setting: &Setting, text: &str) -> Result<(), String> {
         Kind::Address => parse_address(text).map(drop),
         Kind::Size { min, max } => {
             let bytes = units::parse_size(text)?;
-            in_range(bytes, min, max, &format!("must be between {}MiB and {}MiB", min >> 20, max >> 20))
+            in_range(
+                bytes,
+                min,
+                max,
+                &format!("must be between {}MiB and {}MiB", min >> 20, max >> 20),
+            )
         }
         Kind::Duration { min_ms, max_ms } => {
             let ms = u64::try_from(units::parse_duration(text)?.as_millis()).unwrap_or(u64::MAX);
-            in_range(ms, min_ms, max_ms, &format!("must be between {min_ms}ms and {}s", max_ms / 1000))
+            in_range(
+                ms,
+                min_ms,
+                max_ms,
+                &format!("must be between {min_ms}ms and {}s", max_ms / 1000),
+            )
         }
         Kind::Count { min, max } => {
             let number = text.parse().map_err(|_| format!("'{text}' is not a whole number"))?;
@@ -217,11 +263,16 @@ fn check(setting: &Setting, text: &str) -> Result<(), String> {
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("'{text}' is not ADDRESS:PORT, as in 127.0.0.1:9000 or [::1]:9000"))
+    text.parse()
+        .map_err(|_| format!("'{text}' is not ADDRESS:PORT, as in 127.0.0.1:9000 or [::1]:9000"))
 }
 
 fn in_range(value: u64, min: u64, max: u64, message: &str) -> Result<(), String> {
-    if (min..=max).contains(&value) { Ok(()) } else { Err(message.to_owned()) }
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(message.to_owned())
+    }
 }
 
 fn one_of(text: &str, choices: &[&str]) -> Result<(), String> {
@@ -229,6 +280,8 @@ fn one_of(text: &str, choices: &[&str]) -> Result<(), String> {
         return Ok(());
     }
     let hint = nearest(text, choices.iter().map(|choice| (*choice).to_owned()));
-    let hint = hint.map(|choice| format!("; did you mean '{choice}'?")).unwrap_or_default();
+    let hint = hint
+        .map(|choice| format!("; did you mean '{choice}'?"))
+        .unwrap_or_default();
     Err(format!("'{text}' is not one of {}{hint}", choices.join(", ")))
 }

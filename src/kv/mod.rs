@@ -51,8 +51,15 @@ pub enum Family {
 }
 
 impl Family {
-    pub const ALL: [Self; 7] =
-        [Self::Heads, Self::Bodies, Self::Chunks, Self::References, Self::Trees, Self::Queues, Self::Rest];
+    pub const ALL: [Self; 7] = [
+        Self::Heads,
+        Self::Bodies,
+        Self::Chunks,
+        Self::References,
+        Self::Trees,
+        Self::Queues,
+        Self::Rest,
+    ];
 
     /// The family of `key`; `None` when its first byte names none.
     pub fn of(key: &[u8]) -> Option<Self> {

@@ -10,25 +10,50 @@ use crate::ids::Sequence;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// The row is still the one that `version` wrote; `None`: still absent.
-    Unchanged { key: Bytes, version: Option<Sequence> },
+    Unchanged {
+        key: Bytes,
+        version: Option<Sequence>,
+    },
     /// The row's bytes are `value`.
-    Equals { key: Bytes, value: Bytes },
-    Absent { key: Bytes },
-    Exists { key: Bytes },
+    Equals {
+        key: Bytes,
+        value: Bytes,
+    },
+    Absent {
+        key: Bytes,
+    },
+    Exists {
+        key: Bytes,
+    },
     /// No row has a key in `range`. Who inserts into the range must guard `Exists(anchor)`: an engine that cannot lock
     /// a range locks the anchor.
-    Empty { range: Range<Bytes>, anchor: Bytes },
+    Empty {
+        range: Range<Bytes>,
+        anchor: Bytes,
+    },
     /// The counter plus `delta` is at most `limit`.
-    AtMost { key: Bytes, delta: i64, limit: i64 },
+    AtMost {
+        key: Bytes,
+        delta: i64,
+        limit: i64,
+    },
 }
 
 /// What to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    Put { key: Bytes, value: Bytes },
-    Delete { key: Bytes },
+    Put {
+        key: Bytes,
+        value: Bytes,
+    },
+    Delete {
+        key: Bytes,
+    },
     /// Adds to a counter row ([`Counter`]); an absent one is zero.
-    Add { key: Bytes, delta: i64 },
+    Add {
+        key: Bytes,
+        delta: i64,
+    },
 }
 
 /// When a commit is answered.
@@ -71,7 +96,10 @@ impl Mutation {
 
     /// A mutation that is made durable by a later synced one.
     pub fn deferred() -> Self {
-        Self { durability: Durability::Deferred, ..Self::default() }
+        Self {
+            durability: Durability::Deferred,
+            ..Self::default()
+        }
     }
 
     /// Adds a guard and returns its number, by which a conflict names it.
@@ -93,7 +121,10 @@ impl Mutation {
     }
 
     pub fn put(&mut self, key: Bytes, value: impl Into<Bytes>) {
-        self.effects.push(Effect::Put { key, value: value.into() });
+        self.effects.push(Effect::Put {
+            key,
+            value: value.into(),
+        });
     }
 
     pub fn delete(&mut self, key: Bytes) {

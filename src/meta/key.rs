@@ -127,7 +127,10 @@ pub fn bucket(name: &str) -> Bytes {
 }
 
 pub fn object(bucket: BucketId, key: &str) -> Bytes {
-    Key::new(Table::Object).raw(&bucket.0.to_be_bytes()).raw(key.as_bytes()).done()
+    Key::new(Table::Object)
+        .raw(&bucket.0.to_be_bytes())
+        .raw(key.as_bytes())
+        .done()
 }
 
 /// Bytes before the object's key in an [`object`] row.
@@ -138,7 +141,10 @@ pub fn bucket_anchor(bucket: BucketId) -> Bytes {
 }
 
 pub fn owner_bucket(owner: &str, name: &str) -> Bytes {
-    Key::new(Table::OwnerBucket).escaped(owner.as_bytes()).raw(name.as_bytes()).done()
+    Key::new(Table::OwnerBucket)
+        .escaped(owner.as_bytes())
+        .raw(name.as_bytes())
+        .done()
 }
 
 pub fn body(data: DataId) -> Bytes {
@@ -158,7 +164,11 @@ pub fn chunk_refs(chunk: &ChunkId) -> Range<Bytes> {
 }
 
 pub fn segment_ref(segment: &SegmentId, data: DataId, end: u64) -> Bytes {
-    Key::new(Table::SegmentRef).raw(&segment.0).raw(&data.0).raw(&end.to_be_bytes()).done()
+    Key::new(Table::SegmentRef)
+        .raw(&segment.0)
+        .raw(&data.0)
+        .raw(&end.to_be_bytes())
+        .done()
 }
 
 pub fn segment_refs(segment: &SegmentId) -> Range<Bytes> {
@@ -199,12 +209,19 @@ pub fn upload_garbage(upload: UploadId) -> Bytes {
 }
 
 pub fn upload(bucket: BucketId, key: &str, upload: UploadId) -> Bytes {
-    Key::new(Table::Upload).raw(&bucket.0.to_be_bytes()).escaped(key.as_bytes()).raw(&upload.0).done()
+    Key::new(Table::Upload)
+        .raw(&bucket.0.to_be_bytes())
+        .escaped(key.as_bytes())
+        .raw(&upload.0)
+        .done()
 }
 
 /// All uploads of `bucket` whose key begins with `prefix`.
 pub fn uploads(bucket: BucketId, prefix: &str) -> Range<Bytes> {
-    let escaped = Key::new(Table::Upload).raw(&bucket.0.to_be_bytes()).escaped(prefix.as_bytes()).done();
+    let escaped = Key::new(Table::Upload)
+        .raw(&bucket.0.to_be_bytes())
+        .escaped(prefix.as_bytes())
+        .done();
     prefix_range(escaped.slice(..escaped.len() - 2))
 }
 

@@ -30,7 +30,10 @@ impl Reader {
     }
 
     pub fn malformed(&self, reason: &'static str) -> Malformed {
-        Malformed { record: self.record, reason }
+        Malformed {
+            record: self.record,
+            reason,
+        }
     }
 
     pub fn bytes(&mut self, length: usize) -> Result<Bytes, Malformed> {
@@ -97,13 +100,20 @@ impl Reader {
 
     /// Fails unless the record ends here.
     pub fn end(&self) -> Result<(), Malformed> {
-        if self.is_empty() { Ok(()) } else { Err(self.malformed("bytes behind the end")) }
+        if self.is_empty() {
+            Ok(())
+        } else {
+            Err(self.malformed("bytes behind the end"))
+        }
     }
 }
 
 /// UTF-8 of a field.
 pub fn text(record: &'static str, bytes: &Bytes) -> Result<String, Malformed> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| Malformed { record, reason: "a text is not UTF-8" })
+    String::from_utf8(bytes.to_vec()).map_err(|_| Malformed {
+        record,
+        reason: "a text is not UTF-8",
+    })
 }
 
 /// Writes a record front to back.

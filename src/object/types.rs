@@ -22,7 +22,11 @@ pub struct InvalidKey;
 impl ObjectKey {
     pub fn parse(key: impl Into<String>) -> Result<Self, InvalidKey> {
         let key = key.into();
-        if key.is_empty() || key.len() > limits::KEY_BYTES_MAX { Err(InvalidKey) } else { Ok(Self(key)) }
+        if key.is_empty() || key.len() > limits::KEY_BYTES_MAX {
+            Err(InvalidKey)
+        } else {
+            Ok(Self(key))
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -48,7 +52,11 @@ impl fmt::Display for ETag {
     /// Without the quotes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.md5))?;
-        if self.parts > 0 { write!(f, "-{}", self.parts) } else { Ok(()) }
+        if self.parts > 0 {
+            write!(f, "-{}", self.parts)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -9,12 +9,14 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 use super::operation::Operation;
 
 /// Seconds; 250 µs to 60 s.
-const LATENCY_BUCKETS: [f64; 15] =
-    [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0];
+const LATENCY_BUCKETS: [f64; 15] = [
+    0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0,
+];
 
 /// The statuses that have a counter of their own; any other is counted as `other`.
-const STATUSES: [u16; 19] =
-    [200, 204, 206, 301, 304, 307, 400, 403, 404, 405, 408, 409, 411, 412, 413, 416, 500, 501, 503];
+const STATUSES: [u16; 19] = [
+    200, 204, 206, 301, 304, 307, 400, 403, 404, 405, 408, 409, 411, 412, 413, 416, 500, 501, 503,
+];
 
 /// Why a connection or request was turned away before it was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +80,26 @@ impl HttpMetrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let requests = counters("cairn_http_requests_total", "Requests answered.", &["operation", "status"])?;
-        let received = counters("cairn_http_request_body_bytes_total", "Bytes of request bodies.", &["operation"])?;
-        let sent = counters("cairn_http_response_body_bytes_total", "Bytes of response bodies.", &["operation"])?;
-        let rejected = counters("cairn_http_rejected_total", "Requests and connections over a limit.", &["limit"])?;
+        let requests = counters(
+            "cairn_http_requests_total",
+            "Requests answered.",
+            &["operation", "status"],
+        )?;
+        let received = counters(
+            "cairn_http_request_body_bytes_total",
+            "Bytes of request bodies.",
+            &["operation"],
+        )?;
+        let sent = counters(
+            "cairn_http_response_body_bytes_total",
+            "Bytes of response bodies.",
+            &["operation"],
+        )?;
+        let rejected = counters(
+            "cairn_http_rejected_total",
+            "Requests and connections over a limit.",
+            &["limit"],
+        )?;
         let latency = HistogramVec::new(
             HistogramOpts::new(
                 "cairn_http_request_duration_seconds",
@@ -103,19 +121,27 @@ impl HttpMetrics {
         });
         Ok(Self {
             by_operation: by_operation.collect(),
-            rejections: Rejection::ALL.iter().map(|(why, name)| (*why, rejected.with_label_values(&[*name]))).collect(),
+            rejections: Rejection::ALL
+                .iter()
+                .map(|(why, name)| (*why, rejected.with_label_values(&[*name])))
+                .collect(),
             requests,
             in_flight: gauge("cairn_http_requests_in_flight", "Requests being served.")?,
             connections: gauge("cairn_http_connections", "Open connections.")?,
             accepted: counter("cairn_http_connections_accepted_total", "Connections accepted.")?,
-            aborted: counter("cairn_http_responses_aborted_total", "Answers that were not sent to their end.")?,
+            aborted: counter(
+                "cairn_http_responses_aborted_total",
+                "Answers that were not sent to their end.",
+            )?,
             network_received: counter("cairn_network_received_bytes_total", "Bytes read from client sockets.")?,
             network_sent: counter("cairn_network_sent_bytes_total", "Bytes written to client sockets.")?,
         })
     }
 
     pub fn answered(&self, operation: Operation, status: StatusCode, took: Duration, received: u64, sent: u64) {
-        let Some(of) = self.by_operation.get(operation as usize) else { return };
+        let Some(of) = self.by_operation.get(operation as usize) else {
+            return;
+        };
         let code = status.as_u16();
         let index = STATUSES.binary_search(&code).unwrap_or(STATUSES.len());
         if let Some(cell) = of.by_status.get(index) {
@@ -150,9 +176,17 @@ mod tests {
         let registry = Registry::new();
         let metrics = HttpMetrics::new(&registry).unwrap();
         metrics.answered(Operation::PutObject, StatusCode::OK, Duration::from_millis(3), 10, 0);
-        metrics.answered(Operation::PutObject, StatusCode::IM_A_TEAPOT, Duration::from_millis(3), 0, 0);
+        metrics.answered(
+            Operation::PutObject,
+            StatusCode::IM_A_TEAPOT,
+            Duration::from_millis(3),
+            0,
+            0,
+        );
         metrics.rejected(Rejection::Requests);
-        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
         for line in [
             "cairn_http_requests_total{operation=\"PutObject\",status=\"200\"} 1",
             "cairn_http_requests_total{operation=\"PutObject\",status=\"other\"} 1",

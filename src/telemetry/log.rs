@@ -36,8 +36,10 @@ pub struct LogMetrics {
 
 impl LogMetrics {
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let dropped =
-            IntCounter::new("cairn_log_lines_dropped_total", "Log lines dropped because the reader of the log is slow.")?;
+        let dropped = IntCounter::new(
+            "cairn_log_lines_dropped_total",
+            "Log lines dropped because the reader of the log is slow.",
+        )?;
         registry.register(Box::new(dropped.clone()))?;
         Ok(Self { dropped })
     }
@@ -70,16 +72,26 @@ impl Drop for LogGuard {
 pub fn init(config: &LogConfig, registry: &Registry) -> Result<LogGuard, LogError> {
     let metrics = LogMetrics::new(registry)?;
     let (queue, lines) = bounded(LOG_QUEUE_MAX);
-    let writer = std::thread::Builder::new().name("cairn-log".to_owned()).spawn(move || write_lines(&lines))?;
-    let sink = Sink { queue: queue.clone(), dropped: metrics.dropped };
+    let writer = std::thread::Builder::new()
+        .name("cairn-log".to_owned())
+        .spawn(move || write_lines(&lines))?;
+    let sink = Sink {
+        queue: queue.clone(),
+        dropped: metrics.dropped,
+    };
     let level = config.level.parse().unwrap_or(LevelFilter::INFO);
-    let targets = Targets::new().with_target("cairn", level).with_target("s3s", LevelFilter::OFF).with_default(LevelFilter::WARN);
+    let targets = Targets::new()
+        .with_target("cairn", level)
+        .with_target("s3s", LevelFilter::OFF)
+        .with_default(LevelFilter::WARN);
     let lines = fmt::layer().with_writer(sink).with_ansi(false);
     let layer = match config.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(targets)).try_init()?;
+    tracing_subscriber::registry()
+        .with(layer.with_filter(targets))
+        .try_init()?;
     std::panic::set_hook(Box::new(|info| tracing::error!(target: "cairn::panic", "{info}")));
     Ok(LogGuard { queue, _writer: writer })
 }
@@ -137,7 +149,10 @@ mod tests {
     fn a_full_queue_drops_lines_and_counts_them() {
         let metrics = LogMetrics::new(&Registry::new()).unwrap();
         let (queue, lines) = bounded(1);
-        let sink = Sink { queue, dropped: metrics.dropped.clone() };
+        let sink = Sink {
+            queue,
+            dropped: metrics.dropped.clone(),
+        };
         (&sink).write_all(b"one\n").unwrap();
         (&sink).write_all(b"two\n").unwrap();
         assert_eq!(metrics.dropped.get(), 1);

@@ -103,10 +103,12 @@ impl Chosen {
                 "uploadId" => chosen.upload_id = true,
                 "partNumber" => chosen.part_number = true,
                 "attributes" => chosen.attributes = true,
-                "accelerate" | "acl" | "analytics" | "cors" | "encryption" | "inventory" | "legal-hold" | "lifecycle"
-                | "logging" | "metrics" | "notification" | "object-lock" | "ownershipControls" | "policy"
-                | "policyStatus" | "publicAccessBlock" | "replication" | "requestPayment" | "restore" | "retention"
-                | "select" | "session" | "tagging" | "torrent" | "versioning" | "website" => chosen.other = true,
+                "accelerate" | "acl" | "analytics" | "cors" | "encryption" | "inventory" | "legal-hold"
+                | "lifecycle" | "logging" | "metrics" | "notification" | "object-lock" | "ownershipControls"
+                | "policy" | "policyStatus" | "publicAccessBlock" | "replication" | "requestPayment" | "restore"
+                | "retention" | "select" | "session" | "tagging" | "torrent" | "versioning" | "website" => {
+                    chosen.other = true
+                }
                 _ => {}
             }
         }

@@ -13,7 +13,10 @@ impl ProcessMetrics {
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             resident: IntGauge::new("cairn_process_resident_memory_bytes", "Resident memory.")?,
-            cpu: Gauge::new("cairn_process_cpu_seconds", "Processor time used since the start, user and system.")?,
+            cpu: Gauge::new(
+                "cairn_process_cpu_seconds",
+                "Processor time used since the start, user and system.",
+            )?,
             files: IntGauge::new("cairn_process_open_files", "Open file descriptors.")?,
             threads: IntGauge::new("cairn_process_threads", "Threads.")?,
         };
@@ -54,7 +57,12 @@ fn cpu_seconds() -> std::io::Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     // The program's name, in parentheses, may hold spaces.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: f64 = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let ticks: f64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum();
     Ok(ticks / TICKS_PER_SECOND)
 }
 

@@ -1,0 +1,64 @@
+# Cairn. Each target installs what it lacks; with nothing missing that takes no time.
+
+CACHE ?= $(HOME)/.cache/cairn
+export CARGO_TARGET_DIR ?= $(CACHE)
+export PATH := $(PATH):$(HOME)/.cargo/bin
+CARGO_FLAGS := --release --locked --ignore-rust-version
+DATA ?= $(CURDIR)/cairn-data
+KILLS ?= 100
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BENCH_FLAGS ?=
+
+BUILD_PACKAGES := build-essential clang libclang-dev cmake pkg-config curl ca-certificates
+CLIENT_PACKAGES := python3-venv rclone restic openssl
+
+.PHONY: run build test bench torture conformance check deps clients clean
+
+run: build
+	bin/cairn serve --data "$(DATA)"
+
+build: deps
+	cargo build $(CARGO_FLAGS) --bin cairn
+	@mkdir -p bin
+	@cmp -s "$(CARGO_TARGET_DIR)/release/cairn" bin/cairn || install -m 755 "$(CARGO_TARGET_DIR)/release/cairn" bin/cairn
+
+# Every part prints the seconds that it took.
+test: deps clients
+	@tools/timed.sh "fmt" cargo fmt --all --check
+	@tools/timed.sh "clippy" cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	@tools/timed.sh "unit and integration tests" cargo test $(CARGO_FLAGS) --workspace
+	@tools/timed.sh "bin/cairn" $(MAKE) --no-print-directory build
+	@tools/timed.sh "clients" conformance/clients/run.sh --quick
+	@tools/timed.sh "torture" tools/torture.sh --kills 5 --images 20
+
+bench: build
+	cargo run $(CARGO_FLAGS) -p load --bin bench -- $(BENCH_FLAGS)
+
+torture: build
+	tools/torture.sh --kills $(KILLS) --images 1000
+
+conformance: build clients
+	conformance/run.sh
+
+# A compiler, and what RocksDB and aws-lc need to build. A program that is there is not installed again.
+deps: $(CACHE)/.deps-stamp
+
+$(CACHE)/.deps-stamp: Makefile tools/install.sh
+	@tools/install.sh build $(BUILD_PACKAGES)
+	@mkdir -p "$(CACHE)" && touch "$@"
+
+# The programs that the tests use as clients.
+clients: $(CACHE)/.clients-stamp $(VENV)/.stamp
+
+$(CACHE)/.clients-stamp: Makefile tools/install.sh
+	@tools/install.sh clients $(CLIENT_PACKAGES)
+	@mkdir -p "$(CACHE)" && touch "$@"
+
+$(VENV)/.stamp: conformance/requirements.txt | $(CACHE)/.clients-stamp
+	$(PYTHON) -m venv "$(VENV)"
+	"$(VENV)/bin/pip" install --quiet --disable-pip-version-check -r conformance/requirements.txt
+	@touch "$@"
+
+clean:
+	rm -rf bin "$(VENV)"
