@@ -16,12 +16,32 @@ pub const PUT_BYTES_MAX: u64 = 5 << 30;
 pub const PART_BYTES_MIN: u64 = 5 << 20;
 /// Bytes of a whole object.
 pub const OBJECT_BYTES_MAX: u64 = 50 << 40;
+/// Buckets of one page of ListBuckets.
+pub const LIST_BUCKETS_MAX: usize = 1000;
 /// Rows of one listing page.
 pub const LIST_PAGE_MAX: usize = 1000;
 /// Keys of one DeleteObjects request.
 pub const DELETE_OBJECTS_MAX: usize = 1000;
 /// Bytes of tags: 10 tags of 128 + 256 characters.
 pub const TAGS_MAX: usize = 10;
+/// Buckets of one ListBuckets page.
+pub const LIST_BUCKETS_PAGE_MAX: usize = 10_000;
+
+// Identities and the S3 wire.
+
+/// Bytes of the bootstrap file of identities.
+pub const IDENTITIES_FILE_BYTES_MAX: usize = MIB;
+pub const IDENTITIES_MAX: usize = 10_000;
+/// Key pairs of one identity.
+pub const IDENTITY_KEYS_MAX: usize = 16;
+/// Bytes of an XML request body: 1,000 keys of DeleteObjects or 10,000 parts of a complete, escaped.
+pub const XML_BODY_BYTES_MAX: usize = 8 * MIB;
+/// Bytes of one signed aws-chunk: it is held until its signature is checked. Clients send 64 KiB to 1 MiB.
+pub const AWS_CHUNK_BYTES_MAX: usize = 16 * MIB;
+/// Seconds between a request's date and ours.
+pub const CLOCK_SKEW_SECS_MAX: u32 = 15 * 60;
+/// Seconds that a presigned URL may live.
+pub const PRESIGNED_SECS_MAX: u32 = 7 * 24 * 60 * 60;
 
 // The metadata store.
 
@@ -33,6 +53,12 @@ pub const ENCODED_KEY_BYTES_MAX: usize = 2500;
 pub const SCAN_ROWS_MAX: usize = 4096;
 /// Mutations waiting for the committer; more wait for a place.
 pub const COMMIT_QUEUE_MAX: usize = 4096;
+/// Bytes of the mutations waiting for the committer.
+pub const COMMIT_QUEUE_BYTES_MAX: usize = 16 * MIB;
+/// Mutations that one group takes, so that its overlay stays small.
+pub const COMMIT_GROUP_MUTATIONS_MAX: usize = 512;
+/// Bytes of one frame of the commit log: a group, its keys' lengths and one mutation more.
+pub const LOG_FRAME_BYTES_MAX: usize = 16 * MIB;
 /// Bytes of the mutations that one group takes.
 pub const COMMIT_GROUP_BYTES_MAX: usize = 4 * MIB;
 /// Times that a transaction is run again after a conflict.

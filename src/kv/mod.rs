@@ -11,9 +11,21 @@ use bytes::Bytes;
 
 use crate::ids::Sequence;
 
+mod committer;
+pub mod fault;
+mod group;
+pub mod log;
+pub mod memory;
+pub mod metrics;
 mod mutation;
+mod range;
+pub mod rocks;
+#[cfg(test)]
+mod suite;
+mod transact;
 
 pub use mutation::{Counter, Durability, Effect, Guard, Mutation};
+pub use transact::{Done, KeyLocks, TransactError, Transaction, transact};
 
 /// A row's bytes and the commit that wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,4 +167,24 @@ pub trait Kv: Send + Sync + 'static {
 
     /// Checks the guards and applies the effects, atomically. Returns the sequence that the written rows carry.
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<K: Kv + ?Sized> Kv for std::sync::Arc<K> {
+    async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        (**self).get(key).await
+    }
+
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, ReadError> {
+        (**self).get_many(keys).await
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Vec<Row>, ReadError> {
+        (**self).scan(scan).await
+    }
+
+    async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
+        (**self).commit(mutation).await
+    }
 }

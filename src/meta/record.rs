@@ -29,6 +29,11 @@ impl Reader {
         }
     }
 
+    /// Reads tagged fields that have no format byte of their own, as the entries of a record do.
+    pub fn bare(record: &'static str, bytes: Bytes) -> Self {
+        Self { record, rest: bytes }
+    }
+
     pub fn malformed(&self, reason: &'static str) -> Malformed {
         Malformed {
             record: self.record,
@@ -126,6 +131,11 @@ impl Writer {
         Self(bytes)
     }
 
+    /// Writes tagged fields without a format byte; see [`Reader::bare`].
+    pub fn bare() -> Self {
+        Self(BytesMut::new())
+    }
+
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.extend_from_slice(bytes);
         self
@@ -186,9 +196,16 @@ impl UnknownFields {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Fields that no version knows, for the round-trip tests of the records.
+    pub(crate) fn unknown_fields() -> impl Strategy<Value = UnknownFields> {
+        proptest::collection::vec((200u8.., proptest::collection::vec(any::<u8>(), 0..20)), 0..3).prop_map(|fields| {
+            UnknownFields(fields.into_iter().map(|(tag, bytes)| (tag, Bytes::from(bytes))).collect())
+        })
+    }
 
     proptest! {
         #[test]

@@ -1,0 +1,1 @@
+//! Files and objects below the formats.

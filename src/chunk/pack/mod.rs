@@ -1,0 +1,288 @@
+//! Packs: append-only files of records, sealed with a footer from which the index can be rebuilt.
+//!
+//! A pack belongs to one process. Its syncer thread groups the appends that wait into batches, writes a batch, syncs it
+//! and answers; nothing is answered before it is durable. `docs/format.md` has the format to the byte.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::chunk::codec::Codec;
+use crate::chunk::pool::BufferPool;
+use crate::ids::{ChunkId, DomainId, IdSource, PackId};
+use crate::limits::{EXTENT_BYTES_MAX, PACK_BYTES_MAX};
+
+/// Where a record lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Location {
+    pub pack: PackId,
+    /// Offset of the record's header in the pack.
+    pub offset: u32,
+    /// Bytes of header and payload.
+    pub stored_len: u32,
+    /// Bytes of the plaintext.
+    pub raw_len: u32,
+    pub codec: Codec,
+}
+
+impl Location {
+    pub fn end(&self) -> u64 {
+        u64::from(self.offset) + u64::from(self.stored_len)
+    }
+}
+
+/// A chunk to be appended.
+#[derive(Clone, Debug)]
+pub struct NewRecord {
+    pub domain: DomainId,
+    pub id: ChunkId,
+    pub raw: Bytes,
+    /// What [`Codecs::encode`](crate::chunk::codec::Codecs::encode) made of `raw`; `None` stores `raw` itself.
+    pub encoded: Option<(Codec, Vec<u8>)>,
+}
+
+/// A record that a reader expects at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub location: Location,
+    pub domain: DomainId,
+    pub id: ChunkId,
+}
+
+/// Records of one pack that lie close enough together to be read at once. Built with [`Extent::push`], which keeps the
+/// bounds.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    records: Vec<Wanted>,
+    raw_bytes: usize,
+}
+
+/// Bytes between two records of an extent that are read and thrown away: a batch's padding and frame.
+pub const EXTENT_GAP_BYTES_MAX: u64 = 8 << 10;
+/// Bytes of plaintext that the compressed records of an extent unfold to, unless it is a single record.
+pub const EXTENT_RAW_BYTES_MAX: usize = 2 * EXTENT_BYTES_MAX;
+
+impl Extent {
+    pub fn new(first: Wanted) -> Self {
+        Self { records: vec![first], raw_bytes: first.location.raw_len as usize }
+    }
+
+    /// Adds the next record if it lies behind the last one in the same pack, near it, and the extent stays within its
+    /// bounds; else returns `false` and leaves the extent as it is.
+    pub fn push(&mut self, next: Wanted) -> bool {
+        let range = self.byte_range();
+        let raw_bytes = self.raw_bytes + next.location.raw_len as usize;
+        let start = u64::from(next.location.offset);
+        let fits = self.pack() == next.location.pack
+            && start >= range.end
+            && start - range.end <= EXTENT_GAP_BYTES_MAX
+            && next.location.end() - range.start <= EXTENT_BYTES_MAX as u64
+            && raw_bytes <= EXTENT_RAW_BYTES_MAX;
+        if fits {
+            self.records.push(next);
+            self.raw_bytes = raw_bytes;
+        }
+        fits
+    }
+
+    pub fn pack(&self) -> PackId {
+        self.records.first().map_or(PackId([0; 16]), |wanted| wanted.location.pack)
+    }
+
+    pub fn records(&self) -> &[Wanted] {
+        &self.records
+    }
+
+    fn byte_range(&self) -> Range<u64> {
+        let start = self.records.first().map_or(0, |wanted| u64::from(wanted.location.offset));
+        let end = self.records.last().map_or(0, |wanted| wanted.location.end());
+        start..end
+    }
+}
+
+/// One row of a pack's footer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: ChunkId,
+    pub domain: DomainId,
+    pub location: Location,
+    /// The record's place in the order of writing, from 0.
+    pub order: u32,
+    /// CRC32C of the stored payload.
+    pub payload_crc: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackState {
+    /// Takes appends.
+    Open,
+    /// A write or a sync failed: takes no more appends; what was durable before is readable. The next start seals it.
+    Poisoned,
+    Sealed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackInfo {
+    pub id: PackId,
+    pub state: PackState,
+    /// Bytes up to the end of the last durable record, or of the sealed file.
+    pub bytes: u64,
+}
+
+/// What [`PackSet::open`] found to repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    pub pack: PackId,
+    pub kind: RecoveredKind,
+    /// Records that were found whole.
+    pub records: u32,
+    /// Frames or records that were not: torn by a crash, or damaged.
+    pub dropped: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveredKind {
+    /// A pack that a killed process left open has its footer now.
+    Sealed,
+    /// It had no whole record and is gone.
+    Removed,
+    /// It had an end that is no footer: torn while it was being sealed, or damaged since. The footer is new.
+    FooterRebuilt,
+}
+
+#[derive(Clone, Debug)]
+pub struct PackOptions {
+    /// Packs that take appends at the same time, each with its own syncer thread.
+    pub open_packs: usize,
+    /// A pack of this many bytes is sealed.
+    pub pack_bytes: u64,
+    /// Appends that wait; more wait for a place.
+    pub appends_waiting_max: usize,
+    /// Blocking reads at the same time.
+    pub reads_max: usize,
+    /// Packs whose file handles stay open.
+    pub handles_max: usize,
+    /// Write and read around the page cache where the filesystem can.
+    pub direct: bool,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self {
+            open_packs: 2,
+            pack_bytes: PACK_BYTES_MAX,
+            appends_waiting_max: 256,
+            reads_max: 16,
+            handles_max: 256,
+            direct: true,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{path}: {reason}")]
+    Unreadable { path: PathBuf, reason: &'static str },
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error("the disk is full")]
+    Full,
+    /// The records were written twice, to two packs, and both failed.
+    #[error("a pack cannot be written: {0}")]
+    Io(Arc<io::Error>),
+    #[error("a record of {bytes} bytes is over the limit, or is empty")]
+    Size { bytes: usize },
+    #[error("the pack store is closed")]
+    Closed,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("pack {0} does not exist")]
+    NotFound(PackId),
+    /// The bytes at this place are not what was written. Never answered with wrong bytes.
+    #[error("pack {pack} is damaged at {offset}: {reason}")]
+    Damaged { pack: PackId, offset: u64, id: Option<ChunkId>, reason: &'static str },
+    /// A whole record, but of another chunk: the location is stale.
+    #[error("pack {pack} has chunk {found} at {offset}, not the one that was sought")]
+    WrongChunk { pack: PackId, offset: u64, found: ChunkId },
+    #[error("pack {pack} cannot be read: {error}")]
+    Io { pack: PackId, error: io::Error },
+}
+
+/// What can go wrong when records move from one pack to another.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// All packs of one directory.
+pub struct PackSet;
+
+impl PackSet {
+    /// Opens the packs below `dir`, which is made if it is not there. Blocks. Never appends to a pack of an earlier
+    /// process.
+    pub fn open(
+        dir: &Path,
+        options: PackOptions,
+        ids: Arc<IdSource>,
+        pool: BufferPool,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, OpenError> {
+        unimplemented!("{dir:?} {options:?} {} {} {registry:?}", ids.pack_id(), pool.budget_bytes())
+    }
+
+    /// What `open` had to repair.
+    pub fn recovered(&self) -> &[Recovered] {
+        unimplemented!()
+    }
+
+    /// Appends `records` side by side in one pack. Resolves when all of them are durable, in their order.
+    pub async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Location>, AppendError> {
+        unimplemented!("{records:?}")
+    }
+
+    /// The plaintexts of an extent's records, in their order, every one verified against its header and CRC.
+    pub async fn read(&self, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
+        unimplemented!("{extent:?}")
+    }
+
+    /// Appends an extent's records to an open pack as they are stored, verified but not decoded.
+    pub async fn copy(&self, extent: Extent) -> Result<Vec<Location>, CopyError> {
+        unimplemented!("{extent:?}")
+    }
+
+    /// All records of a pack, by id then offset; of an open pack those that are durable. A footer that fails its hash
+    /// is answered from a scan.
+    pub async fn records(&self, pack: PackId) -> Result<Arc<[Entry]>, ReadError> {
+        unimplemented!("{pack}")
+    }
+
+    /// All packs, by id.
+    pub fn packs(&self) -> Vec<PackInfo> {
+        unimplemented!()
+    }
+
+    /// Seals the open packs behind what was appended before the call. Later appends go to new packs.
+    pub async fn seal_all(&self) -> Result<(), AppendError> {
+        unimplemented!()
+    }
+
+    /// Waits out the readers of a sealed or poisoned pack and removes it, durably. A pack that does not exist is
+    /// removed already; an open one is refused.
+    pub async fn delete(&self, pack: PackId) -> Result<(), ReadError> {
+        unimplemented!("{pack}")
+    }
+}

@@ -1,0 +1,220 @@
+//! The log's files beside the one that is written: closed ones that recovery still needs, and spares.
+//!
+//! Overwriting blocks that were written before makes a sync several times cheaper than writing fresh extents, which
+//! must commit the file system's journal. So new files are filled with zeros ahead of time and old ones are recycled.
+//! A spare never bears a log file's name: it gets one only after its new header is durable, so that every file with a
+//! log's name has an intact header, whatever a power cut loses.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::buffer::AlignedBuffer;
+use super::file::{LogFault, LogFile, sync_dir};
+use crate::ids::Sequence;
+use crate::kv::metrics::KvMetrics;
+use crate::limits::{KIB, MIB};
+
+pub(super) const LOG_SUFFIX: &str = "log";
+const SPARE_SUFFIX: &str = "spare";
+/// Spares kept; more are removed.
+const SPARES_MAX: usize = 2;
+/// Zeros written at once, with a pause after, so that preparing a file does not hold up the syncs.
+const ZERO_SLICE_BYTES: usize = 256 * KIB;
+const ZERO_PAUSE: Duration = Duration::from_millis(1);
+/// The first file of a store is made while it opens, so it is small.
+const FIRST_FILE_BYTES_MAX: u64 = 4 * MIB as u64;
+const POLL: Duration = Duration::from_millis(500);
+/// Closed files' bytes, in log files, from which the engine is asked to flush.
+const CLOSED_FILES_MAX: u64 = 4;
+
+struct Closed {
+    path: PathBuf,
+    last: Sequence,
+    bytes: u64,
+}
+
+#[derive(Default)]
+struct State {
+    spares: Vec<LogFile>,
+    closed: VecDeque<Closed>,
+    spares_made: u64,
+    is_stopping: bool,
+}
+
+/// Shared by the log's writer and its keeper.
+pub(in crate::kv) struct LogFiles {
+    pub(super) dir: PathBuf,
+    file_bytes: u64,
+    fault: Option<Arc<dyn LogFault>>,
+    pub(super) metrics: Arc<KvMetrics>,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+pub(super) fn paths(dir: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension() == Some(OsStr::new(suffix)) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+impl LogFiles {
+    pub fn new(dir: PathBuf, file_bytes: u64, fault: Option<Arc<dyn LogFault>>, metrics: Arc<KvMetrics>) -> Self {
+        Self { dir, file_bytes, fault, metrics, state: Mutex::default(), wake: Condvar::new() }
+    }
+
+    /// Takes up the spares of an earlier process, or makes a small one, so that the first file is ready.
+    pub fn prepare_first(&self) -> io::Result<()> {
+        for path in paths(&self.dir, SPARE_SUFFIX)? {
+            std::fs::remove_file(path)?;
+        }
+        let spare = self.make_spare(self.file_bytes.min(FIRST_FILE_BYTES_MAX), Duration::ZERO)?;
+        self.state.lock().spares.push(spare);
+        Ok(())
+    }
+
+    /// Makes spares of the log files at `paths`, which nobody needs any more, and removes what is over.
+    pub fn retire(&self, paths: Vec<PathBuf>) -> io::Result<()> {
+        let mut renamed = Vec::new();
+        for path in paths {
+            if self.state.lock().spares.len() + renamed.len() >= SPARES_MAX {
+                std::fs::remove_file(path)?;
+                continue;
+            }
+            let mut file = LogFile::open(path, self.fault.clone())?;
+            file.rename(self.spare_path())?;
+            renamed.push(file);
+        }
+        // Before a spare's header is overwritten, its old name must be gone for good.
+        sync_dir(&self.dir)?;
+        self.state.lock().spares.append(&mut renamed);
+        Ok(())
+    }
+
+    /// A file to write the log in: a spare, or else a new one with space reserved.
+    pub(super) fn take_spare(&self) -> io::Result<LogFile> {
+        let spare = self.state.lock().spares.pop();
+        self.wake.notify_all();
+        if let Some(spare) = spare {
+            return Ok(spare);
+        }
+        let mut file = LogFile::create(self.spare_path(), self.fault.clone())?;
+        file.reserve(self.file_bytes);
+        Ok(file)
+    }
+
+    pub(super) fn close(&self, path: PathBuf, last: Sequence, bytes: u64) {
+        self.state.lock().closed.push_back(Closed { path, last, bytes });
+        self.wake.notify_all();
+    }
+
+    fn spare_path(&self) -> PathBuf {
+        let mut state = self.state.lock();
+        state.spares_made += 1;
+        self.dir.join(format!("{:08x}.{SPARE_SUFFIX}", state.spares_made))
+    }
+
+    fn make_spare(&self, bytes: u64, pause: Duration) -> io::Result<LogFile> {
+        let mut file = LogFile::create(self.spare_path(), self.fault.clone())?;
+        let zeros = AlignedBuffer::zeroed(ZERO_SLICE_BYTES);
+        while file.bytes < bytes && !self.state.lock().is_stopping {
+            file.write(zeros.as_slice(), file.bytes)?;
+            std::thread::sleep(pause);
+        }
+        file.sync()?;
+        Ok(file)
+    }
+
+    /// Files whose last group is flushed, oldest first.
+    fn take_flushed(&self, flushed: Sequence) -> Vec<PathBuf> {
+        let mut state = self.state.lock();
+        let mut done = Vec::new();
+        while let Some(file) = state.closed.pop_front_if(|file| file.last <= flushed) {
+            done.push(file.path);
+        }
+        let left: u64 = state.closed.iter().map(|file| file.bytes).sum();
+        self.metrics.log_unflushed_bytes.set(i64::try_from(left).unwrap_or(i64::MAX));
+        done
+    }
+
+    fn closed_bytes(&self) -> u64 {
+        self.state.lock().closed.iter().map(|file| file.bytes).sum()
+    }
+
+    fn keep_once(&self, engine: &dyn Flushed) -> io::Result<()> {
+        let has_closed = !self.state.lock().closed.is_empty();
+        if has_closed && let Some(flushed) = engine.flushed() {
+            let done = self.take_flushed(flushed);
+            if !done.is_empty() {
+                self.retire(done)?;
+            }
+        }
+        if self.closed_bytes() > CLOSED_FILES_MAX * self.file_bytes {
+            engine.ask_flush();
+        }
+        if self.state.lock().spares.is_empty() {
+            let spare = self.make_spare(self.file_bytes, ZERO_PAUSE)?;
+            self.state.lock().spares.push(spare);
+        }
+        Ok(())
+    }
+}
+
+/// What the keeper asks the engine.
+pub(in crate::kv) trait Flushed: Send {
+    /// The last sequence whose effects the engine has on stable storage without the log; `None`: not known now.
+    fn flushed(&self) -> Option<Sequence>;
+
+    fn ask_flush(&self);
+}
+
+/// The thread that recycles and prepares log files.
+pub(in crate::kv) struct Keeper {
+    files: Arc<LogFiles>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    pub fn start(files: Arc<LogFiles>, engine: Box<dyn Flushed>) -> io::Result<Self> {
+        let shared = Arc::clone(&files);
+        let work = move || {
+            loop {
+                if let Err(error) = shared.keep_once(&*engine) {
+                    // The log goes on with new files; only space and speed suffer.
+                    tracing::warn!(%error, "log files could not be recycled");
+                }
+                let mut state = shared.state.lock();
+                if !state.is_stopping {
+                    shared.wake.wait_for(&mut state, POLL);
+                }
+                if state.is_stopping {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("cairn-kv-log".to_owned()).spawn(work)?;
+        Ok(Self { files, thread: Some(thread) })
+    }
+
+    pub fn stop(&mut self) {
+        self.files.state.lock().is_stopping = true;
+        self.files.wake.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log's keeper panicked");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Appends frames to the newest log file.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::buffer::AlignedBuffer;
+use super::file::{LogFile, sync_dir};
+use super::frame::{BLOCK_BYTES, Effects, FRAME_HEADER_BYTES, FileHeader, FrameHeader, effect_header};
+use super::keeper::{LOG_SUFFIX, LogFiles};
+use super::recover::Recovered;
+use crate::ids::Sequence;
+use crate::kv::Value;
+use crate::limits::MIB;
+
+/// Bytes of the frame buffer that are kept between groups.
+const BUFFER_KEEP_BYTES: usize = MIB;
+
+/// The log's writing end. After an error nothing may be appended any more; the committer sees to it.
+pub(in crate::kv) struct Log {
+    files: Arc<LogFiles>,
+    file: LogFile,
+    header: FileHeader,
+    /// Where the next frame begins in the file.
+    at: u64,
+    /// Log offset up to which all is durable.
+    synced_through: u64,
+    last: Sequence,
+    previous: u64,
+    /// Whether acknowledged frames are not yet covered by a later frame's `synced_through`.
+    wants_mark: bool,
+    buffer: AlignedBuffer,
+}
+
+impl Log {
+    /// Begins a fresh file after what recovery found. All of that must be flushed in the engine.
+    pub fn begin(files: Arc<LogFiles>, found: &Recovered, applied: Sequence) -> io::Result<Self> {
+        let header = FileHeader {
+            is_fresh: true,
+            number: found.number + 1,
+            id: random_id()?,
+            base: found.end,
+            first: Sequence(applied.0 + 1),
+            previous: found.previous,
+        };
+        let file = start_file(&files, &header)?;
+        Ok(Self {
+            files,
+            file,
+            header,
+            at: BLOCK_BYTES as u64,
+            synced_through: header.base + BLOCK_BYTES as u64,
+            last: applied,
+            previous: header.previous,
+            wants_mark: false,
+            buffer: AlignedBuffer::new(),
+        })
+    }
+
+    /// The last sequence in the log.
+    pub fn last(&self) -> Sequence {
+        self.last
+    }
+
+    /// Begins the next frame in the buffer.
+    pub fn start_frame(&mut self) {
+        self.buffer.reset(FRAME_HEADER_BYTES, BUFFER_KEEP_BYTES);
+    }
+
+    pub fn push(&mut self, key: &Bytes, value: Option<&Value>) {
+        let stored = value.map(|value| value.bytes.len() + 8);
+        self.buffer.push(&effect_header(key.len(), stored));
+        self.buffer.push(key);
+        if let Some(value) = value {
+            self.buffer.push(&value.version.0.to_le_bytes());
+            self.buffer.push(&value.bytes);
+        }
+    }
+
+    /// Writes the frame of `count` mutations that the buffer holds, and returns its effects. Not durable until
+    /// [`Log::sync`].
+    pub fn append(&mut self, count: u32) -> io::Result<Effects<'_>> {
+        let length = u32::try_from(self.buffer.len()).map_err(io::Error::other)?;
+        self.buffer.pad();
+        let padded = self.buffer.len() as u64;
+        if self.at + padded > self.file.bytes && self.at > BLOCK_BYTES as u64 {
+            self.roll()?;
+        }
+        let frame = FrameHeader {
+            length,
+            count,
+            first: Sequence(self.last.0 + 1),
+            synced_through: self.synced_through,
+            previous: self.previous,
+            file_id: self.header.id,
+            offset: self.header.base + self.at,
+            checksum: 0,
+        };
+        self.previous = frame.seal(self.buffer.as_mut_slice());
+        self.file.write(self.buffer.as_slice(), self.at)?;
+        self.at += padded;
+        self.last = Sequence(self.last.0 + u64::from(count));
+        self.files.metrics.log_bytes.inc_by(padded);
+        Ok(Effects::of(self.buffer.as_slice(), length))
+    }
+
+    /// The effects of the frame that was appended last.
+    pub fn appended(&self) -> Effects<'_> {
+        let length = FrameHeader::claimed(self.buffer.as_slice(), self.header.id).map_or(0, |frame| frame.length);
+        Effects::of(self.buffer.as_slice(), length)
+    }
+
+    /// Makes all that was appended durable.
+    pub fn sync(&mut self) -> io::Result<()> {
+        let start = Instant::now();
+        self.file.sync()?;
+        self.files.metrics.sync_seconds.observe(start.elapsed().as_secs_f64());
+        self.synced_through = self.header.base + self.at;
+        self.wants_mark = true;
+        Ok(())
+    }
+
+    pub fn wants_mark(&self) -> bool {
+        self.wants_mark
+    }
+
+    /// Writes an empty durable frame that says how far the log is durable, so that damage to the last acknowledged
+    /// frame cannot be taken for a torn tail.
+    pub fn mark(&mut self) -> io::Result<()> {
+        self.start_frame();
+        self.append(0)?;
+        self.sync()?;
+        self.wants_mark = false;
+        Ok(())
+    }
+
+    /// Goes on in a new file. What is in the old one is made durable first: a file's existence says so.
+    fn roll(&mut self) -> io::Result<()> {
+        self.file.sync()?;
+        let header = FileHeader {
+            is_fresh: false,
+            number: self.header.number + 1,
+            id: random_id()?,
+            base: self.header.base + self.at,
+            first: Sequence(self.last.0 + 1),
+            previous: self.previous,
+        };
+        let file = start_file(&self.files, &header)?;
+        let closed = std::mem::replace(&mut self.file, file);
+        self.files.close(closed.path, self.last, self.at);
+        self.header = header;
+        self.at = BLOCK_BYTES as u64;
+        self.synced_through = header.base + self.at;
+        Ok(())
+    }
+}
+
+/// Makes a spare the log's next file. It gets its name once its header is durable.
+fn start_file(files: &LogFiles, header: &FileHeader) -> io::Result<LogFile> {
+    let mut file = files.take_spare()?;
+    let mut block = AlignedBuffer::zeroed(BLOCK_BYTES);
+    header.encode(block.as_mut_slice());
+    file.write(block.as_slice(), 0)?;
+    file.sync()?;
+    file.rename(files.dir.join(format!("{:016x}.{LOG_SUFFIX}", header.number)))?;
+    sync_dir(&files.dir)?;
+    Ok(file)
+}
+
+fn random_id() -> io::Result<u64> {
+    getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
+}

@@ -1,0 +1,236 @@
+//! The embedded engine: RocksDB behind the committer and the commit log.
+//!
+//! RocksDB's own write-ahead log is off: it cannot tell a torn tail from a damaged commit. What its last flush does not
+//! have, recovery replays from the commit log.
+
+mod deletions;
+mod engine;
+mod options;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+pub use options::RocksOptions;
+
+use self::deletions::Tidier;
+use self::engine::{Database, FlushState, Miss, Reach};
+use super::committer::{Committer, Engine};
+use super::log::{Keeper, Log, LogError, LogFiles, create_dir_durably, recover};
+use super::metrics::KvMetrics;
+use super::range::{family_of, half_open};
+use super::{CommitError, Kv, Mutation, ReadError, Row, Scan, Value};
+use crate::ids::Sequence;
+
+/// Keys that one call reads in place; more go to the pool, so that no async thread is held up.
+const KEYS_IN_PLACE_MAX: usize = 32;
+/// Rows that one scan reads in place.
+const ROWS_IN_PLACE_MAX: usize = 8;
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("RocksDB: {0}")]
+    Rocks(#[from] rocksdb::Error),
+    #[error("the metadata store's files: {0}")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    #[error("opening the metadata store was interrupted")]
+    Interrupted,
+}
+
+struct Threads {
+    committer: Committer,
+    keeper: Mutex<Keeper>,
+    tidier: Mutex<Tidier>,
+    database: Arc<Database>,
+}
+
+impl Threads {
+    /// Commits what waits, flushes, and ends all threads. Blocks.
+    fn stop(&self) {
+        self.committer.join();
+        self.keeper.lock().stop();
+        self.tidier.lock().stop();
+        if let Err(error) = self.database.flush() {
+            tracing::error!(%error, "RocksDB could not be flushed; the commit log has it all");
+        }
+        self.database.stop_background_work();
+    }
+}
+
+pub struct RocksKv {
+    threads: Arc<Threads>,
+    database: Arc<Database>,
+    reads: Arc<Semaphore>,
+    metrics: Arc<KvMetrics>,
+    reads_in_place: prometheus::IntCounter,
+    reads_in_pool: prometheus::IntCounter,
+}
+
+impl RocksKv {
+    /// Opens or creates the store, replaying the commit log. Needs a tokio runtime.
+    pub async fn open(options: RocksOptions, registry: &prometheus::Registry) -> Result<Self, OpenError> {
+        let metrics = Arc::new(KvMetrics::new(registry)?);
+        let shared = Arc::clone(&metrics);
+        let reads = Arc::new(Semaphore::new(options.read_threads.max(1)));
+        let opened = tokio::task::spawn_blocking(move || open_blocking(&options, shared)).await;
+        let threads = opened.map_err(|_| OpenError::Interrupted)??;
+        Ok(Self {
+            database: Arc::clone(&threads.database),
+            threads: Arc::new(threads),
+            reads,
+            reads_in_place: metrics.reads.with_label_values(&["place"]),
+            reads_in_pool: metrics.reads.with_label_values(&["pool"]),
+            metrics,
+        })
+    }
+
+    /// Takes no more commits, finishes those that wait, flushes and ends the threads. Reads are answered until the
+    /// store is dropped.
+    pub async fn shutdown(&self) {
+        let threads = Arc::clone(&self.threads);
+        if tokio::task::spawn_blocking(move || threads.stop()).await.is_err() {
+            tracing::error!("closing the metadata store was interrupted");
+        }
+    }
+
+    /// Whether commits are taken; if not, why.
+    pub fn health(&self) -> Result<(), String> {
+        self.threads.committer.health()
+    }
+
+    pub fn metrics(&self) -> &KvMetrics {
+        &self.metrics
+    }
+
+    /// Runs a read that may wait for the disk.
+    async fn in_pool<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database) -> Result<T, Miss> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let stopped = || ReadError::Unavailable("the store is shutting down".to_owned());
+        self.reads_in_pool.inc();
+        let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| stopped())?;
+        let database = Arc::clone(&self.database);
+        let reading = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            read(&database)
+        });
+        Ok(reading.await.map_err(|_| stopped())??)
+    }
+}
+
+fn open_blocking(options: &RocksOptions, metrics: Arc<KvMetrics>) -> Result<Threads, OpenError> {
+    let log_dir = options.dir.join("log");
+    create_dir_durably(&options.dir)?;
+    create_dir_durably(&log_dir)?;
+    create_dir_durably(&options.dir.join("db"))?;
+    let database = Arc::new(Database::open(options)?);
+    let applied = database.applied()?;
+    let found = recover(&log_dir, applied, &mut |effects, last| database.apply(effects, last))?;
+    if found.replayed > 0 {
+        database.flush()?;
+        tracing::info!(frames = found.replayed, last = found.last.0, "replayed the commit log");
+    }
+    let files = LogFiles::new(log_dir, options.log_file_bytes, options.log_fault.clone(), Arc::clone(&metrics));
+    let files = Arc::new(files);
+    files.prepare_first()?;
+    let log = Log::begin(Arc::clone(&files), &found, found.last)?;
+    files.retire(found.files)?;
+    let flushed = FlushState { database: Arc::clone(&database) };
+    let keeper = Keeper::start(files, Box::new(flushed))?;
+    let tidier = Tidier::start(Arc::clone(&database), Arc::clone(&metrics))?;
+    let committer = Committer::start(Arc::clone(&database), log, metrics)?;
+    Ok(Threads { committer, keeper: Mutex::new(keeper), tidier: Mutex::new(tidier), database })
+}
+
+impl Drop for RocksKv {
+    /// Closing blocks: it is done on a thread of its own, unless [`RocksKv::shutdown`] did it already.
+    fn drop(&mut self) {
+        let (threads, database) = (Arc::clone(&self.threads), Arc::clone(&self.database));
+        let close = move || {
+            threads.stop();
+            drop((threads, database));
+        };
+        if let Err(error) = std::thread::Builder::new().name("cairn-kv-close".to_owned()).spawn(close) {
+            tracing::error!(%error, "the metadata store could not be closed in the background");
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Kv for RocksKv {
+    async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        match self.database.get(key, Reach::Memory) {
+            Ok(value) => {
+                self.reads_in_place.inc();
+                Ok(value)
+            }
+            Err(Miss::Failed(error)) => Err(error),
+            Err(Miss::NotInMemory) => {
+                let key = Bytes::copy_from_slice(key);
+                self.in_pool(move |database| database.get(&key, Reach::Disk)).await
+            }
+        }
+    }
+
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, ReadError> {
+        let mut found: Vec<Option<Value>> = vec![None; keys.len()];
+        let mut missing = Vec::new();
+        for (index, (key, slot)) in keys.iter().zip(found.iter_mut()).enumerate() {
+            if index >= KEYS_IN_PLACE_MAX {
+                missing.push((index, key.clone()));
+                continue;
+            }
+            match self.database.get(key, Reach::Memory) {
+                Ok(value) => *slot = value,
+                Err(Miss::Failed(error)) => return Err(error),
+                Err(Miss::NotInMemory) => missing.push((index, key.clone())),
+            }
+        }
+        if missing.is_empty() {
+            self.reads_in_place.inc();
+            return Ok(found);
+        }
+        let read = move |database: &Database| {
+            let one = |(index, key): (usize, Bytes)| Ok((index, database.get(&key, Reach::Disk)?));
+            missing.into_iter().map(one).collect::<Result<Vec<_>, Miss>>()
+        };
+        for (index, value) in self.in_pool(read).await? {
+            if let Some(slot) = found.get_mut(index) {
+                *slot = value;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Vec<Row>, ReadError> {
+        let family = family_of(&scan)?;
+        let range = half_open(&scan, family);
+        if scan.limit <= ROWS_IN_PLACE_MAX {
+            match self.database.scan(family, &range, &scan, Reach::Memory) {
+                Ok(rows) => {
+                    self.reads_in_place.inc();
+                    return Ok(rows);
+                }
+                Err(Miss::Failed(error)) => return Err(error),
+                Err(Miss::NotInMemory) => {}
+            }
+        }
+        self.in_pool(move |database| database.scan(family, &range, &scan, Reach::Disk)).await
+    }
+
+    async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
+        self.threads.committer.commit(mutation).await
+    }
+}

@@ -1,0 +1,153 @@
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{OpenError, RocksKv, RocksOptions};
+use crate::kv::log::{LogError, LogFault, LogStep};
+use crate::kv::{CommitError, Counter, Family, Kv, Mutation, suite};
+use crate::limits::KIB;
+
+fn options(dir: &Path) -> RocksOptions {
+    RocksOptions { dir: dir.to_owned(), log_file_bytes: 256 * KIB as u64, ..RocksOptions::default() }
+}
+
+async fn open(dir: &Path) -> RocksKv {
+    RocksKv::open(options(dir), &prometheus::Registry::new()).await.unwrap()
+}
+
+fn row(number: u64) -> Bytes {
+    suite::key(Family::Bodies, &format!("{number:06}"))
+}
+
+async fn write(kv: &RocksKv, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let mut mutation = if number % 3 == 0 { Mutation::deferred() } else { Mutation::new() };
+        mutation.put(row(number), vec![number as u8; 3000]);
+        mutation.add(suite::key(Family::Rest, "count"), 1);
+        kv.commit(mutation).await.unwrap();
+    }
+}
+
+async fn check(kv: &RocksKv, count: u64) {
+    for number in 0..count {
+        assert_eq!(kv.get(&row(number)).await.unwrap().unwrap().bytes, vec![number as u8; 3000]);
+    }
+    let counter = kv.get(&suite::key(Family::Rest, "count")).await.unwrap().unwrap();
+    assert_eq!(Counter::decode(&counter.bytes), Some(count as i64));
+}
+
+/// The files as they are now: what a kill would leave.
+fn image(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            image(&entry.path(), &target);
+        } else if entry.file_name() != "LOCK" {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = open(dir.path()).await;
+    suite::run(&kv).await;
+    kv.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reopens_after_shutdown_and_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(&dir.path().join("0")).await;
+    write(&first, 0..200).await;
+    first.shutdown().await;
+    drop(first);
+    image(&dir.path().join("0"), &dir.path().join("1"));
+    // Each image is taken from a running store; small log files make it roll many times.
+    for generation in 1..4 {
+        let here = dir.path().join(generation.to_string());
+        let kv = open(&here).await;
+        check(&kv, generation * 200).await;
+        write(&kv, generation * 200..(generation + 1) * 200).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        image(&here, &dir.path().join((generation + 1).to_string()));
+        kv.shutdown().await;
+    }
+    let kv = open(&dir.path().join("4")).await;
+    check(&kv, 800).await;
+    kv.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_byte_in_the_log_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = open(&dir.path().join("a")).await;
+    write(&kv, 0..5).await;
+    kv.shutdown().await;
+    drop(kv);
+    for (turn, at) in [100, 4096, 4196, 8192 + 57, 3 * 4096 + 4000].into_iter().enumerate() {
+        let copy = dir.path().join(format!("b{turn}"));
+        image(&dir.path().join("a"), &copy);
+        let log = std::fs::read_dir(copy.join("log")).unwrap().map(|entry| entry.unwrap().path());
+        let log = log.filter(|path| path.extension().unwrap() == "log").max().unwrap();
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes[at] ^= 0x10;
+        std::fs::write(&log, bytes).unwrap();
+        let opened = RocksKv::open(options(&copy), &prometheus::Registry::new()).await;
+        let Err(OpenError::Log(LogError::Corrupt { offset, .. })) = opened else { panic!("byte {at} passed") };
+        assert_eq!(offset, at as u64 / 4096 * 4096);
+    }
+}
+
+#[derive(Default)]
+struct Failing {
+    sync: AtomicBool,
+    write: AtomicBool,
+}
+
+impl LogFault for Failing {
+    fn before(&self, step: LogStep) -> io::Result<()> {
+        let flag = if step == LogStep::Sync { &self.sync } else { &self.write };
+        if flag.load(Ordering::SeqCst) { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_or_write_poisons_until_a_restart() {
+    for fails_sync in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let fault = Arc::new(Failing::default());
+        let with_fault = RocksOptions { log_fault: Some(fault.clone()), ..options(dir.path()) };
+        let kv = RocksKv::open(with_fault, &prometheus::Registry::new()).await.unwrap();
+        write(&kv, 0..10).await;
+        assert_eq!(kv.health(), Ok(()));
+        let flag = if fails_sync { &fault.sync } else { &fault.write };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        flag.store(true, Ordering::SeqCst);
+        let lost = || {
+            let mut mutation = Mutation::new();
+            mutation.put(suite::key(Family::Rest, "lost"), "x");
+            mutation
+        };
+        assert!(matches!(kv.commit(lost()).await, Err(CommitError::Unknown(_))));
+        flag.store(false, Ordering::SeqCst);
+        assert!(matches!(kv.commit(lost()).await, Err(CommitError::Unavailable(_))));
+        assert!(kv.health().unwrap_err().contains("the disk is gone"));
+        check(&kv, 10).await;
+        assert_eq!(kv.get(&suite::key(Family::Rest, "lost")).await.unwrap(), None);
+        kv.shutdown().await;
+        drop(kv);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let kv = open(dir.path()).await;
+        check(&kv, 10).await;
+        write(&kv, 10..11).await;
+        kv.shutdown().await;
+    }
+}
