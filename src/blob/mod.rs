@@ -1,1 +1,3 @@
-//! Files and objects below the formats.
+//! Files below the formats: written, synced and read by our own code.
+
+pub mod local;

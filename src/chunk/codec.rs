@@ -6,6 +6,7 @@
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use parking_lot::Mutex;
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::ResetDirective;
 
 use crate::limits::KIB;
 
@@ -175,7 +176,12 @@ impl Encoder {
                 }
                 // A result beyond the limit does not fit, which ends the attempt early.
                 out.resize(limit, 0);
-                (Codec::Zstd, self.zstd.compress_to_buffer(raw, out.as_mut_slice()).ok()?)
+                let Ok(length) = self.zstd.compress_to_buffer(raw, out.as_mut_slice()) else {
+                    // A broken-off session refuses a change of level.
+                    self.zstd.context_mut().reset(ResetDirective::SessionOnly).ok()?;
+                    return None;
+                };
+                (Codec::Zstd, length)
             }
         };
         out.truncate(length);

@@ -7,3 +7,4 @@ pub mod pack;
 pub mod pool;
 mod temporary;
 pub use temporary::*;
+pub mod record;

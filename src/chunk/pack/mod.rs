@@ -5,15 +5,26 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::chunk::codec::Codec;
-use crate::chunk::pool::BufferPool;
-use crate::ids::{ChunkId, DomainId, IdSource, PackId};
+use crate::ids::{ChunkId, DomainId, PackId};
 use crate::limits::{EXTENT_BYTES_MAX, PACK_BYTES_MAX};
+
+mod batch;
+mod format;
+mod metrics;
+mod reader;
+mod recovery;
+mod scan;
+mod set;
+mod shared;
+mod syncer;
+
+pub use set::PackSet;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -228,61 +239,7 @@ pub enum CopyError {
     Append(#[from] AppendError),
 }
 
-/// All packs of one directory.
-pub struct PackSet;
-
-impl PackSet {
-    /// Opens the packs below `dir`, which is made if it is not there. Blocks. Never appends to a pack of an earlier
-    /// process.
-    pub fn open(
-        dir: &Path,
-        options: PackOptions,
-        ids: Arc<IdSource>,
-        pool: BufferPool,
-        registry: &prometheus::Registry,
-    ) -> Result<Self, OpenError> {
-        unimplemented!("{dir:?} {options:?} {} {} {registry:?}", ids.pack_id(), pool.budget_bytes())
-    }
-
-    /// What `open` had to repair.
-    pub fn recovered(&self) -> &[Recovered] {
-        unimplemented!()
-    }
-
-    /// Appends `records` side by side in one pack. Resolves when all of them are durable, in their order.
-    pub async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Location>, AppendError> {
-        unimplemented!("{records:?}")
-    }
-
-    /// The plaintexts of an extent's records, in their order, every one verified against its header and CRC.
-    pub async fn read(&self, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
-        unimplemented!("{extent:?}")
-    }
-
-    /// Appends an extent's records to an open pack as they are stored, verified but not decoded.
-    pub async fn copy(&self, extent: Extent) -> Result<Vec<Location>, CopyError> {
-        unimplemented!("{extent:?}")
-    }
-
-    /// All records of a pack, by id then offset; of an open pack those that are durable. A footer that fails its hash
-    /// is answered from a scan.
-    pub async fn records(&self, pack: PackId) -> Result<Arc<[Entry]>, ReadError> {
-        unimplemented!("{pack}")
-    }
-
-    /// All packs, by id.
-    pub fn packs(&self) -> Vec<PackInfo> {
-        unimplemented!()
-    }
-
-    /// Seals the open packs behind what was appended before the call. Later appends go to new packs.
-    pub async fn seal_all(&self) -> Result<(), AppendError> {
-        unimplemented!()
-    }
-
-    /// Waits out the readers of a sealed or poisoned pack and removes it, durably. A pack that does not exist is
-    /// removed already; an open one is refused.
-    pub async fn delete(&self, pack: PackId) -> Result<(), ReadError> {
-        unimplemented!("{pack}")
-    }
-}
+#[cfg(all(test, feature = "failpoints"))]
+mod fault_tests;
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// Bytes that O_DIRECT wants in addresses, offsets and lengths: the page, and at least the sector of every disk.
-pub const ALIGNMENT: usize = 4096;
+use crate::blob::local::ALIGNMENT;
 
 /// A block of zeroed memory that starts on a page.
 pub struct Block {

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::blob::local::ALIGNMENT;
 use crate::limits::{KIB, MIB};
 
 mod memory;
 
-pub use memory::ALIGNMENT;
-use memory::Block;
+pub use memory::Block;
 
 /// Sizes of the buffers. Those past 1 MiB carry some room for record headers and for the alignment of direct reads.
 const CLASSES: [usize; 8] = [

@@ -1,0 +1,205 @@
+//! The pack set: the way in for everyone above.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::blob::local::remove_file_synced;
+use crate::chunk::pack::batch::{APPEND_BYTES_MAX, Append, Record};
+use crate::chunk::pack::format::PACK_RECORDS_MAX;
+use crate::chunk::pack::metrics::PackMetrics;
+use crate::chunk::pack::reader;
+use crate::chunk::pack::recovery;
+use crate::chunk::pack::scan::{Scan, read_trailer, scan};
+use crate::chunk::pack::shared::{Job, Pack, Shared};
+use crate::chunk::pack::syncer::Syncer;
+use crate::chunk::pack::{
+    AppendError, CopyError, Entry, Extent, Location, NewRecord, OpenError, PackInfo, PackOptions, PackState, ReadError,
+    Recovered,
+};
+use crate::chunk::pool::BufferPool;
+use crate::ids::{ChunkId, IdSource, PackId};
+
+/// All packs of one directory. Dropping it does what is queued, seals the open packs and ends their threads, which
+/// blocks for some milliseconds.
+pub struct PackSet {
+    shared: Arc<Shared>,
+    syncers: Vec<JoinHandle<()>>,
+    recovered: Vec<Recovered>,
+}
+
+impl PackSet {
+    /// Opens the packs below `dir`, which is made if it is not there. Blocks. Never appends to a pack of an earlier
+    /// process.
+    pub fn open(
+        dir: &Path,
+        options: PackOptions,
+        ids: Arc<IdSource>,
+        pool: BufferPool,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, OpenError> {
+        let metrics = PackMetrics::new(registry)?;
+        let (found, recovered) = recovery::open_all(dir, options.direct)?;
+        for repair in &recovered {
+            tracing::warn!(pack = %repair.pack, kind = ?repair.kind, records = repair.records, dropped = repair.dropped,
+                "a pack was not sealed");
+        }
+        let shared = Arc::new(Shared::new(dir, options, ids, pool, metrics));
+        shared.packs.write().extend(
+            found.into_iter().map(|info| (info.id, Arc::new(Pack::new(info.id, info.state, info.bytes)))),
+        );
+        let mut set = Self { shared, syncers: Vec::new(), recovered };
+        for slot in 0..set.shared.slots.len() {
+            let syncer = Syncer::new(Arc::clone(&set.shared), slot);
+            let spawned = thread::Builder::new().name(format!("pack-{slot}")).spawn(move || syncer.run());
+            set.syncers.push(spawned.map_err(|error| OpenError::Io { path: dir.to_path_buf(), error })?);
+        }
+        Ok(set)
+    }
+
+    /// What `open` had to repair.
+    pub fn recovered(&self) -> &[Recovered] {
+        &self.recovered
+    }
+
+    /// Appends `records`, at most 16 MiB, side by side in one pack. Resolves when all of them are durable, in their
+    /// order. Dropping the future does not undo it.
+    pub async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Location>, AppendError> {
+        let prepare = |record| Record::new(record, self.shared.written_at());
+        self.append_prepared(records.into_iter().map(prepare).collect::<Result<_, _>>()?).await
+    }
+
+    async fn append_prepared(&self, records: Vec<Record>) -> Result<Vec<Location>, AppendError> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bytes = records.iter().map(Record::stored_bytes).sum();
+        if bytes > APPEND_BYTES_MAX || records.len() > PACK_RECORDS_MAX {
+            return Err(AppendError::Size { bytes });
+        }
+        let _place = self.shared.appends.acquire().await.map_err(|_| AppendError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        let slot = self.shared.idlest_slot().ok_or(AppendError::Closed)?;
+        slot.push(Job::Append(Append { records, bytes, answer }))?;
+        answered.await.map_err(|_| AppendError::Closed)?
+    }
+
+    /// The plaintexts of an extent's records, in their order, every one verified against its header and CRC.
+    pub async fn read(&self, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
+        reader::read(&self.shared, extent).await
+    }
+
+    /// Appends an extent's records to an open pack as they are stored, verified but not decoded.
+    pub async fn copy(&self, extent: Extent) -> Result<Vec<Location>, CopyError> {
+        let found = reader::read_stored(&self.shared, &extent).await?;
+        let records = found.into_iter().map(|found| Record::verbatim(found.header, found.header_bytes, found.payload));
+        Ok(self.append_prepared(records.collect()).await?)
+    }
+
+    /// All records of a pack, by id then offset; of an open pack those that are durable. A footer that fails its hash
+    /// is answered from a scan.
+    pub async fn records(&self, id: PackId) -> Result<Arc<[Entry]>, ReadError> {
+        let pack = self.shared.pack(id).ok_or(ReadError::NotFound(id))?;
+        let lease = Arc::clone(&pack.gone).read_owned().await;
+        if *lease {
+            return Err(ReadError::NotFound(id));
+        }
+        {
+            let status = pack.status.lock();
+            if status.state != PackState::Sealed {
+                let mut entries = status.entries.clone();
+                entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
+                return Ok(entries.into());
+            }
+        }
+        let shared = Arc::clone(&self.shared);
+        let failed = move |error| ReadError::Io { pack: id, error };
+        let read = move || {
+            let _held = lease;
+            read_entries(&shared, id).map(Arc::from)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
+    }
+
+    /// All packs, by id.
+    pub fn packs(&self) -> Vec<PackInfo> {
+        self.shared.packs.read().values().map(|pack| pack.info()).collect()
+    }
+
+    /// Seals the open packs behind what was appended before the call. Later appends go to new packs.
+    pub async fn seal_all(&self) -> Result<(), AppendError> {
+        let mut answers = Vec::new();
+        for slot in &self.shared.slots {
+            let (answer, answered) = oneshot::channel();
+            slot.push(Job::Seal(answer))?;
+            answers.push(answered);
+        }
+        for answered in answers {
+            answered.await.map_err(|_| AppendError::Closed)??;
+        }
+        Ok(())
+    }
+
+    /// Waits out the readers of a sealed or poisoned pack and removes it, durably. A pack that does not exist is
+    /// removed already; an open one is refused.
+    pub async fn delete(&self, id: PackId) -> Result<(), ReadError> {
+        let Some(pack) = self.shared.pack(id) else { return Ok(()) };
+        let failed = move |error| ReadError::Io { pack: id, error };
+        if pack.status.lock().state == PackState::Open {
+            return Err(failed(io::Error::new(io::ErrorKind::ResourceBusy, "the pack takes appends")));
+        }
+        let mut gone = Arc::clone(&pack.gone).write_owned().await;
+        let shared = Arc::clone(&self.shared);
+        let remove = move || {
+            remove(&shared, id)?;
+            *gone = true;
+            Ok(())
+        };
+        tokio::task::spawn_blocking(remove).await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
+    }
+}
+
+impl Drop for PackSet {
+    fn drop(&mut self) {
+        for slot in &self.shared.slots {
+            slot.close();
+        }
+        for syncer in self.syncers.drain(..) {
+            if syncer.join().is_err() {
+                tracing::error!("a pack's syncer thread panicked");
+            }
+        }
+    }
+}
+
+fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
+    fail::fail_point!("pack-delete", |_| Err(io::Error::other("injected delete failure")));
+    remove_file_synced(&shared.path(id))?;
+    fail::fail_point!("pack-deleted");
+    shared.handles.invalidate(&id);
+    shared.packs.write().remove(&id);
+    Ok(())
+}
+
+/// The footer's entries, or those of a scan when the footer is not what was sealed.
+fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
+    let file = shared.handle(id)?;
+    let trailer = read_trailer(&file, id)?;
+    if let Some(trailer) = &trailer {
+        let mut table = vec![0; trailer.table_bytes()];
+        let count = file.read_at(&mut table, trailer.table_offset)?;
+        if let Some(entries) = table.get(..count).and_then(|table| trailer.entries(table)) {
+            return Ok(entries);
+        }
+    }
+    shared.metrics.damaged.inc();
+    let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
+    let Scan { mut entries, dropped, .. } = scan(&file, id, limit)?;
+    tracing::error!(pack = %id, records = entries.len(), dropped, "a footer is damaged; its records come from a scan");
+    entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
+    Ok(entries)
+}

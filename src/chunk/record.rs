@@ -1,0 +1,185 @@
+//! The record: one chunk as it lies in a pack, a fixed header and the stored payload. `docs/format.md` has the table.
+//!
+//! A record does not name its place, so that it moves between packs verbatim, sealed or not.
+
+use bytes::{Buf, BufMut};
+
+use crate::chunk::codec::Codec;
+use crate::ids::{ChunkId, DomainId};
+use crate::limits::MIB;
+
+/// Bytes of every record header.
+pub const HEADER_BYTES: usize = 128;
+/// Bytes of a record's plaintext; the largest chunk has half of it.
+pub const RECORD_RAW_BYTES_MAX: usize = 8 * MIB;
+
+const MAGIC: [u8; 4] = *b"CrnR";
+const VERSION: u16 = 1;
+/// Where the header's own CRC32C lies; it covers everything before it.
+const CRC_OFFSET: usize = HEADER_BYTES - 4;
+
+/// The fields of a header that this version uses. Dictionary, key reference, nonce and tag are zero until there is a
+/// cipher; whoever sets them sets a required feature bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    pub domain: DomainId,
+    pub id: ChunkId,
+    pub codec: Codec,
+    pub raw_len: u32,
+    /// Bytes of the stored payload, without the header.
+    pub payload_len: u32,
+    /// Grows with every record that one gateway writes: of two records of a chunk the higher is the newer.
+    pub written_at: u64,
+    /// CRC32C of the stored payload.
+    pub payload_crc: u32,
+}
+
+/// Why bytes are no record that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("no record begins here")]
+    NotARecord,
+    #[error("the record header fails its checksum")]
+    Checksum,
+    #[error("the record needs a newer version of Cairn")]
+    Unsupported,
+    #[error("the record's lengths are out of bounds")]
+    Lengths,
+}
+
+impl RecordHeader {
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        let mut out = bytes.as_mut_slice();
+        out.put_slice(&MAGIC);
+        out.put_u16_le(VERSION);
+        out.put_u16_le(HEADER_BYTES as u16);
+        out.put_u32_le(0); // required features
+        out.put_u8(self.codec as u8);
+        out.put_bytes(0, 3); // cipher, reserved
+        out.put_u64_le(self.domain.0);
+        out.put_slice(&self.id.0);
+        out.put_u32_le(self.raw_len);
+        out.put_u32_le(self.payload_len);
+        out.put_bytes(0, 4 + 4 + 8 + 12 + 4); // dictionary, key epoch, key, nonce, reserved
+        out.put_u64_le(self.written_at);
+        out.put_u32_le(self.payload_crc);
+        // The cipher's tag stays zero.
+        seal(&mut bytes);
+        bytes
+    }
+
+    /// Reads a header from the front of `bytes`. Never panics, never allocates.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(RecordError::NotARecord)?;
+        if !header.starts_with(&MAGIC) {
+            return Err(RecordError::NotARecord);
+        }
+        if !is_sealed(header) {
+            return Err(RecordError::Checksum);
+        }
+        let mut rest = header.as_slice();
+        rest.advance(MAGIC.len());
+        let (version, length, features) = (rest.get_u16_le(), rest.get_u16_le(), rest.get_u32_le());
+        let (codec, cipher) = (Codec::from_u8(rest.get_u8()), rest.get_u8());
+        rest.advance(2);
+        if version != VERSION || usize::from(length) != HEADER_BYTES || features != 0 || cipher != 0 {
+            return Err(RecordError::Unsupported);
+        }
+        let codec = codec.ok_or(RecordError::Unsupported)?;
+        let domain = DomainId(rest.get_u64_le());
+        let mut id = [0; 32];
+        rest.copy_to_slice(&mut id);
+        let (raw_len, payload_len) = (rest.get_u32_le(), rest.get_u32_le());
+        rest.advance(32);
+        let (written_at, payload_crc) = (rest.get_u64_le(), rest.get_u32_le());
+        let raw_fits = raw_len > 0 && raw_len as usize <= RECORD_RAW_BYTES_MAX;
+        let payload_fits = if codec == Codec::Raw { payload_len == raw_len } else { payload_len < raw_len };
+        if !raw_fits || !payload_fits || payload_len == 0 {
+            return Err(RecordError::Lengths);
+        }
+        Ok(Self { domain, id: ChunkId(id), codec, raw_len, payload_len, written_at, payload_crc })
+    }
+}
+
+/// CRC32C, which catches what a disk or a cable does to bytes; the chunk's id is what proves them.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    // The algorithm's result has 32 bits.
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+fn seal(header: &mut [u8; HEADER_BYTES]) {
+    if let Some((body, crc)) = header.split_last_chunk_mut::<4>() {
+        *crc = crc32c(body).to_le_bytes();
+    }
+}
+
+fn is_sealed(header: &[u8; HEADER_BYTES]) -> bool {
+    header.split_last_chunk::<4>().is_some_and(|(body, crc)| body.len() == CRC_OFFSET && crc32c(body).to_le_bytes() == *crc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header() -> RecordHeader {
+        RecordHeader {
+            domain: DomainId(0x0102_0304_0506_0708),
+            id: ChunkId([0xAB; 32]),
+            codec: Codec::Zstd,
+            raw_len: 65_536,
+            payload_len: 1000,
+            written_at: 77,
+            payload_crc: crc32c(b"123456789"),
+        }
+    }
+
+    #[test]
+    fn the_layout_is_frozen() {
+        let bytes = header().encode();
+        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+        assert_eq!(bytes[..24], hex::decode("43726e5201008000000000000100000008070605040302 01".replace(' ', "")).unwrap());
+        assert_eq!(bytes[24..56], [0xAB; 32]);
+        assert_eq!(bytes[56..64], [0, 0, 1, 0, 0xE8, 3, 0, 0]);
+        assert_eq!(bytes[64..96], [0; 32]);
+        assert_eq!(bytes[96..108], [77, 0, 0, 0, 0, 0, 0, 0, 0x83, 0x92, 0x06, 0xE3]);
+        assert_eq!(bytes[108..124], [0; 16]);
+        assert_eq!(RecordHeader::decode(&bytes), Ok(header()));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let bytes = header().encode();
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(RecordHeader::decode(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_newer_version_is_told() {
+        for (offset, value) in [(4, 2), (6, 0), (8, 1), (12, 3), (13, 1)] {
+            let mut bytes = header().encode();
+            bytes[offset] = value;
+            seal(&mut bytes);
+            assert_eq!(RecordHeader::decode(&bytes), Err(RecordError::Unsupported), "offset {offset}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), sealed in any::<bool>()) {
+            if sealed && let Some(header) = bytes.first_chunk_mut::<HEADER_BYTES>() {
+                header[..4].copy_from_slice(&MAGIC);
+                let codec = header[12] % 4;
+                header[4..14].copy_from_slice(&[1, 0, 128, 0, 0, 0, 0, 0, codec, 0]);
+                seal(header);
+            }
+            if let Ok(header) = RecordHeader::decode(&bytes) {
+                prop_assert!(header.raw_len as usize <= RECORD_RAW_BYTES_MAX && header.payload_len <= header.raw_len);
+            }
+        }
+    }
+}
