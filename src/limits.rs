@@ -96,8 +96,6 @@ pub const H2_CONNECTIONS_MAX: usize = 128;
 pub const H2_STREAMS_MAX: u32 = 64;
 pub const H2_STREAM_WINDOW_BYTES: u32 = 512 << 10;
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-/// Bytes of a body that an operation reads whole (XML documents).
-pub const XML_BODY_BYTES_MAX: usize = 4 * MIB;
 /// Bytes of an error document.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 * KIB;
 /// Connections over the limit that are told so; more are closed without a word.

@@ -195,7 +195,7 @@ pub const SETTINGS: &[Setting] = &[
         "limits.buffered_bodies",
         "32MiB",
         Kind::Size {
-            min: 4 * MIB,
+            min: 16 * MIB,
             max: 64 * GIB,
         },
         "bytes of XML bodies in memory at once",
@@ -232,7 +232,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "storage.memtables",
-        "64MiB",
+        "40MiB",
         Kind::Size {
             min: 8 * MIB,
             max: 16 * GIB,

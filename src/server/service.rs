@@ -12,7 +12,6 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower_service::Service;
 use tracing::Instrument;
 
 use super::body::{BoxError, Content, RequestBody, ResponseBody};
@@ -41,35 +40,6 @@ pub trait Wire: Clone + Send + Sync + 'static {
         self,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Self::Body>, BoxError>> + Send;
-}
-
-impl<S, B> Wire for S
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Future: Send, Error: Into<BoxError>>
-        + Service<Request<RequestBody>, Response = Response<B>, Future: Send, Error: Into<BoxError>>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
-{
-    type Body = B;
-
-    fn without_body(
-        mut self,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<B>, BoxError>> + Send {
-        let answer = Service::<Request<Incoming>>::call(&mut self, request);
-        async { answer.await.map_err(Into::into) }
-    }
-
-    fn with_body(
-        mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<B>, BoxError>> + Send {
-        let answer = Service::<Request<RequestBody>>::call(&mut self, request);
-        async { answer.await.map_err(Into::into) }
-    }
 }
 
 /// Shared by all connections.
