@@ -1,5 +1,7 @@
 //! Between the wire's types and ours.
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use s3s::dto;
@@ -215,12 +217,8 @@ pub(super) fn wants_url_encoding(encoding: Option<&dto::EncodingType>) -> S3Resu
 }
 
 /// A name in a listing.
-pub(super) fn listed(name: String, url_encoded: bool) -> String {
-    if url_encoded {
-        utf8_percent_encode(&name, LISTED).to_string()
-    } else {
-        name
-    }
+pub(super) fn listed(name: &str, url_encoded: bool) -> String {
+    if url_encoded { Cow::from(utf8_percent_encode(name, LISTED)).into_owned() } else { name.to_owned() }
 }
 
 /// The headers of CreateMultipartUpload, PutObject and CopyObject, whose inputs name them alike.
@@ -356,7 +354,7 @@ fn decode_form(text: &str) -> S3Result<String> {
     let spaced = text.replace('+', " ");
     percent_decode_str(&spaced)
         .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
+        .map(Cow::into_owned)
         .map_err(|_| invalid_argument("The header x-amz-tagging is not a query string in UTF-8."))
 }
 

@@ -5,8 +5,7 @@ use s3s::{S3Request, S3Result, dto};
 use crate::iam::Action;
 use crate::limits;
 use crate::meta::bucket::Bucket;
-use crate::object::{ListEntry, ListPage, ListRequest};
-use crate::object::{ListedObject, Objects};
+use crate::object::{ListEntry, ListPage, ListRequest, ListedObject, Objects, StoreError};
 use crate::s3::checksum;
 use crate::s3::error::invalid_argument;
 use crate::s3::token::Scope;
@@ -47,17 +46,17 @@ impl Asked {
         }
     }
 
-    fn listed(&self, name: String) -> String {
+    fn listed(&self, name: &str) -> String {
         convert::listed(name, self.url)
     }
 
     /// The prefix, which is echoed even if there is none.
     fn echoed_prefix(&self) -> Option<String> {
-        Some(self.listed(self.prefix.clone().unwrap_or_default()))
+        Some(self.listed(self.prefix.as_deref().unwrap_or_default()))
     }
 
     fn echoed_delimiter(&self) -> Option<String> {
-        self.delimiter.clone().map(|delimiter| self.listed(delimiter))
+        self.delimiter.as_deref().map(|delimiter| self.listed(delimiter))
     }
 
     /// A page of no keys asks the store for nothing.
@@ -93,7 +92,7 @@ impl Entries {
                 }
                 ListEntry::CommonPrefix(prefix) => {
                     prefixes.push(dto::CommonPrefix {
-                        prefix: Some(asked.listed(prefix)),
+                        prefix: Some(asked.listed(&prefix)),
                     });
                     ends_with_prefix = true;
                 }
@@ -123,31 +122,38 @@ impl<'a> Owners<'a> {
         }
     }
 
-    fn of(&self, object: &ListedObject) -> dto::Owner {
-        match &object.owner {
-            Some(owner) if *owner != self.bucket.owner => self.gateway.owner(owner.clone()),
+    fn of(&self, object: &ListedObject) -> S3Result<dto::Owner> {
+        Ok(match object.owner().map_err(StoreError::from)? {
+            Some(owner) if owner != self.bucket.owner => self.gateway.owner(owner),
             _ => self.bucket_owner.clone(),
-        }
+        })
     }
 }
 
-fn object(listed: ListedObject, asked: &Asked, owners: Option<&Owners<'_>>) -> dto::Object {
-    dto::Object {
-        owner: owners.map(|owners| owners.of(&listed)),
-        checksum_algorithm: listed
-            .checksum
-            .map(|(algorithm, _)| vec![checksum::algorithm_name(algorithm)]),
-        checksum_type: listed.checksum.map(|(_, kind)| checksum::kind_name(kind)),
-        e_tag: Some(convert::etag(listed.etag)),
-        last_modified: Some(convert::timestamp(listed.last_modified)),
-        size: Some(convert::signed(listed.size)),
-        storage_class: Some(match listed.storage_class {
+fn object(listed: &ListedObject, asked: &Asked, owners: Option<&Owners<'_>>) -> S3Result<dto::Object> {
+    let checksum = listed.checksum();
+    Ok(dto::Object {
+        owner: owners.map(|owners| owners.of(listed)).transpose()?,
+        checksum_algorithm: checksum.map(|(algorithm, _)| vec![checksum::algorithm_name(algorithm)]),
+        checksum_type: checksum.map(|(_, kind)| checksum::kind_name(kind)),
+        e_tag: Some(convert::etag(listed.etag())),
+        last_modified: Some(convert::timestamp(listed.last_modified())),
+        size: Some(convert::signed(listed.size())),
+        storage_class: Some(match listed.storage_class().map_err(StoreError::from)? {
             Some(class) => dto::ObjectStorageClass::from(class),
             None => dto::ObjectStorageClass::from_static(dto::ObjectStorageClass::STANDARD),
         }),
-        key: Some(asked.listed(listed.key)),
+        key: Some(asked.listed(listed.key())),
         restore_status: None,
-    }
+    })
+}
+
+fn contents(
+    objects: &[ListedObject],
+    asked: &Asked,
+    owners: Option<&Owners<'_>>,
+) -> S3Result<Option<Vec<dto::Object>>> {
+    objects.iter().map(|listed| object(listed, asked, owners)).collect::<S3Result<Vec<_>>>().map(Some)
 }
 
 pub(super) async fn list_objects(
@@ -161,25 +167,21 @@ pub(super) async fn list_objects(
     let page = asked.page(&gateway.objects, &grant, input.marker.clone()).await?;
     let entries = Entries::new(page.entries, &asked);
     let owners = Owners::new(gateway, granted_bucket(&grant)?);
-    let contents = entries
-        .objects
-        .into_iter()
-        .map(|listed| object(listed, &asked, Some(&owners)))
-        .collect();
+    let contents = contents(&entries.objects, &asked, Some(&owners))?;
     Ok(dto::ListObjectsOutput {
         name: Some(input.bucket),
         prefix: asked.echoed_prefix(),
-        marker: Some(asked.listed(input.marker.unwrap_or_default())),
+        marker: Some(asked.listed(input.marker.as_deref().unwrap_or_default())),
         max_keys: Some(convert::count(asked.max_keys)),
         is_truncated: Some(page.next.is_some()),
-        contents: Some(contents),
+        contents,
         common_prefixes: Some(entries.prefixes),
         delimiter: asked.echoed_delimiter(),
         // S3 gives it with a delimiter only; without one the last key is the marker.
         next_marker: page
             .next
             .filter(|_| asked.delimiter.is_some())
-            .map(|next| asked.listed(next)),
+            .map(|next| asked.listed(&next)),
         encoding_type: asked.encoding_type,
         request_charged: None,
     })
@@ -210,11 +212,7 @@ pub(super) async fn list_objects_v2(
         .unwrap_or(false)
         .then(|| granted_bucket(&grant).map(|bucket| Owners::new(gateway, bucket)))
         .transpose()?;
-    let contents = entries
-        .objects
-        .into_iter()
-        .map(|listed| object(listed, &asked, owners.as_ref()))
-        .collect();
+    let contents = contents(&entries.objects, &asked, owners.as_ref())?;
     let next_continuation_token = page.next.as_deref().map(|next| gateway.tokens.seal(scope, next));
     Ok(dto::ListObjectsV2Output {
         prefix: asked.echoed_prefix(),
@@ -223,10 +221,10 @@ pub(super) async fn list_objects_v2(
         continuation_token: input.continuation_token,
         is_truncated: Some(next_continuation_token.is_some()),
         next_continuation_token,
-        contents: Some(contents),
+        contents,
         common_prefixes: Some(entries.prefixes),
         delimiter: asked.echoed_delimiter(),
-        start_after: input.start_after.map(|start| asked.listed(start)),
+        start_after: input.start_after.map(|start| asked.listed(&start)),
         encoding_type: asked.encoding_type,
         name: Some(input.bucket),
         request_charged: None,
@@ -257,9 +255,9 @@ pub(super) async fn list_object_versions(
     let page = asked.page(&gateway.objects, &grant, input.key_marker.clone()).await?;
     let entries = Entries::new(page.entries, &asked);
     let owners = Owners::new(gateway, granted_bucket(&grant)?);
-    let versions = entries.objects.into_iter().map(|listed| {
-        let object = object(listed, &asked, Some(&owners));
-        dto::ObjectVersion {
+    let versions = entries.objects.iter().map(|listed| {
+        let object = object(listed, &asked, Some(&owners))?;
+        Ok(dto::ObjectVersion {
             checksum_algorithm: object.checksum_algorithm,
             checksum_type: object.checksum_type,
             e_tag: object.e_tag,
@@ -271,19 +269,19 @@ pub(super) async fn list_object_versions(
             size: object.size,
             storage_class: object.storage_class.map(|class| class.as_str().to_owned().into()),
             version_id: Some(convert::NULL_VERSION.to_owned()),
-        }
+        })
     });
     Ok(dto::ListObjectVersionsOutput {
-        versions: Some(versions.collect()),
+        versions: Some(versions.collect::<S3Result<Vec<_>>>()?),
         common_prefixes: Some(entries.prefixes),
         delimiter: asked.echoed_delimiter(),
         is_truncated: Some(page.next.is_some()),
-        key_marker: Some(asked.listed(input.key_marker.unwrap_or_default())),
+        key_marker: Some(asked.listed(input.key_marker.as_deref().unwrap_or_default())),
         max_keys: Some(convert::count(asked.max_keys)),
         name: Some(input.bucket),
         next_version_id_marker: (page.next.is_some() && !entries.ends_with_prefix)
             .then(|| convert::NULL_VERSION.to_owned()),
-        next_key_marker: page.next.map(|next| asked.listed(next)),
+        next_key_marker: page.next.map(|next| asked.listed(&next)),
         prefix: asked.echoed_prefix(),
         version_id_marker: Some(input.version_id_marker.unwrap_or_default()),
         encoding_type: asked.encoding_type,

@@ -189,13 +189,13 @@ pub(super) async fn list_multipart_uploads(
                     initiated: Some(convert::timestamp(upload.initiated)),
                     initiator: Some(gateway.initiator(upload.owner.clone())),
                     owner: Some(gateway.owner(upload.owner)),
-                    key: Some(convert::listed(upload.key.to_string(), url)),
+                    key: Some(convert::listed(upload.key.as_str(), url)),
                     storage_class: Some(class(upload.storage_class)),
                     upload_id: Some(upload.id.to_string()),
                 }),
                 UploadEntry::CommonPrefix(prefix) => {
                     prefixes.push(dto::CommonPrefix {
-                        prefix: Some(convert::listed(prefix, url)),
+                        prefix: Some(convert::listed(&prefix, url)),
                     });
                 }
             }
@@ -207,14 +207,14 @@ pub(super) async fn list_multipart_uploads(
         bucket: Some(input.bucket),
         uploads: Some(uploads),
         common_prefixes: Some(prefixes),
-        delimiter: delimiter.map(|delimiter| convert::listed(delimiter, url)),
+        delimiter: delimiter.map(|delimiter| convert::listed(&delimiter, url)),
         encoding_type: input.encoding_type,
         is_truncated: Some(is_truncated),
-        key_marker: Some(convert::listed(key_marker, url)),
+        key_marker: Some(convert::listed(&key_marker, url)),
         max_uploads: Some(convert::count(limit)),
-        next_key_marker: next_key_marker.map(|marker| convert::listed(marker, url)),
+        next_key_marker: next_key_marker.map(|marker| convert::listed(&marker, url)),
         next_upload_id_marker: next_upload_id_marker.flatten().map(|id| id.to_string()),
-        prefix: Some(convert::listed(input.prefix.unwrap_or_default(), url)),
+        prefix: Some(convert::listed(input.prefix.as_deref().unwrap_or_default(), url)),
         upload_id_marker: Some(input.upload_id_marker.unwrap_or_default()),
         request_charged: None,
     })
@@ -249,7 +249,7 @@ pub(super) async fn complete_multipart_upload(
         location: Some(format!(
             "/{}/{}",
             input.bucket,
-            convert::listed(input.key.clone(), true)
+            convert::listed(&input.key, true)
         )),
         bucket: Some(input.bucket),
         key: Some(input.key),
