@@ -8,12 +8,17 @@ DATA ?= $(CURDIR)/cairn-data
 KILLS ?= 100
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
+# Of `make bench`; see tools/README.md.
+SECONDS ?= 10
+AGAINST ?=
+MINIO ?=
+JSON ?=
 BENCH_FLAGS ?=
 
 BUILD_PACKAGES := build-essential clang libclang-dev cmake pkg-config curl ca-certificates
 CLIENT_PACKAGES := python3-venv rclone restic openssl
 
-.PHONY: run build test bench torture conformance check deps clients clean
+.PHONY: run build test bench torture conformance deps clients clean
 
 run: build
 	bin/cairn serve --data "$(DATA)"
@@ -27,16 +32,19 @@ build: deps
 test: deps clients
 	@tools/timed.sh "fmt" cargo fmt --all --check
 	@tools/timed.sh "clippy" cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	@tools/timed.sh "sync recorder" cargo build $(CARGO_FLAGS) -p synctrace
 	@tools/timed.sh "unit and integration tests" cargo test $(CARGO_FLAGS) --workspace
 	@tools/timed.sh "bin/cairn" $(MAKE) --no-print-directory build
 	@tools/timed.sh "clients" conformance/clients/run.sh --quick
-	@tools/timed.sh "torture" tools/torture.sh --kills 5 --images 20
+	@tools/timed.sh "torture" tools/torture.sh 5 20 10
 
 bench: build
-	cargo run $(CARGO_FLAGS) -p load --bin bench -- $(BENCH_FLAGS)
+	cargo build $(CARGO_FLAGS) -p load
+	@install -m 755 "$(CARGO_TARGET_DIR)/release/load" bin/load
+	SECONDS_EACH=$(SECONDS) AGAINST=$(AGAINST) MINIO=$(MINIO) JSON=$(JSON) $(PYTHON) tools/bench/bench $(BENCH_FLAGS)
 
 torture: build
-	tools/torture.sh --kills $(KILLS) --images 1000
+	tools/torture.sh $(KILLS) 1000 100
 
 conformance: build clients
 	conformance/run.sh

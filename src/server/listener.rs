@@ -170,7 +170,8 @@ impl<W: Wire> Listener<W> {
         let state = Arc::clone(&via.state);
         let service = service_fn(move |request| {
             let (gate, via) = (Arc::clone(&gate), via.clone());
-            async move { Ok::<_, std::convert::Infallible>(gate.answer(via, request).await) }
+            // Boxed, since hyper keeps room for the future as long as the connection lasts, idle or not.
+            Box::pin(async move { Ok::<_, std::convert::Infallible>(gate.answer(via, request).await) })
         });
         let stream = TokioIo::new(stream);
         let mut draining = false;

@@ -63,8 +63,14 @@ impl UsageMetrics {
         };
         Ok(Self {
             logical: bytes("cairn_store_logical_bytes", "Bytes as users count them.")?,
-            unique: bytes("cairn_store_unique_bytes", "Bytes of distinct chunks, before compression.")?,
-            stored: bytes("cairn_store_stored_bytes", "Bytes of distinct chunks as they are stored.")?,
+            unique: bytes(
+                "cairn_store_unique_bytes",
+                "Bytes of distinct chunks, before compression.",
+            )?,
+            stored: bytes(
+                "cairn_store_stored_bytes",
+                "Bytes of distinct chunks as they are stored.",
+            )?,
             packs: bytes("cairn_store_pack_bytes", "Bytes of the pack files.")?,
             dedup_ratio: ratio("cairn_store_dedup_ratio", "Logical bytes for each unique byte.")?,
             compression_ratio: ratio("cairn_store_compression_ratio", "Unique bytes for each stored byte.")?,
@@ -94,7 +100,10 @@ pub struct Stores {
 impl Stores {
     /// Opens everything in the data directory, whose lock the caller holds.
     pub async fn open(config: &Config, root: &RootKeys, registry: &Registry) -> Result<Arc<Self>, StoresError> {
-        let root = AccessKey { access: root.access_key.clone(), secret: Secret::new(root.secret_key.as_str()) };
+        let root = AccessKey {
+            access: root.access_key.clone(),
+            secret: Secret::new(root.secret_key.as_str()),
+        };
         let identities = match &config.identities {
             Some(path) => Identities::load(path, root)?,
             None => Identities::root_only(root)?,
@@ -104,16 +113,25 @@ impl Stores {
         let kv = Arc::new(RocksKv::open(rocks_options(config), registry).await?);
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
         let options = chunk_options(config);
-        let chunks =
-            ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
+        let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
         let objects = Objects::new(shared, Arc::clone(&chunks), clock, ids);
         let secret = objects.store_secret().await?;
-        let options = S3Options { region: config.region.clone(), domains: config.domains.clone() };
+        let options = S3Options {
+            region: config.region.clone(),
+            domains: config.domains.clone(),
+        };
         let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
         let interval = config.storage.collect_interval;
         let background = (chunks.start_collector(interval), objects.start_sweeper(interval));
         let background = tokio::sync::Mutex::new(Some(background));
-        Ok(Arc::new(Self { kv, chunks, objects, wire, background, usage: UsageMetrics::new(registry)? }))
+        Ok(Arc::new(Self {
+            kv,
+            chunks,
+            objects,
+            wire,
+            background,
+            usage: UsageMetrics::new(registry)?,
+        }))
     }
 
     pub fn wire(&self) -> S3Wire {
@@ -144,9 +162,16 @@ impl Stores {
                 fold: None,
             };
             let rows = self.kv.scan(scan).await?;
-            let Some(last) = rows.last().map(|row| row.key.clone()) else { return Ok(report) };
+            let Some(last) = rows.last().map(|row| row.key.clone()) else {
+                return Ok(report);
+            };
             for row in rows {
-                let name = row.key.get(skip..).map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+                let name = row
+                    .key
+                    .get(skip..)
+                    .map(String::from_utf8_lossy)
+                    .unwrap_or_default()
+                    .into_owned();
                 let bucket = Bucket::decode(&name, row.value.bytes, row.value.version)?;
                 let usage = self.objects.counters(&bucket).await?;
                 report.push(BucketUsage {
@@ -183,7 +208,12 @@ impl Backend for Stores {
     async fn refresh_metrics(&self) {
         match self.chunks.usage().await {
             Ok(usage) => {
-                self.usage.set(usage.logical_bytes, usage.unique_bytes, usage.stored_bytes, usage.pack_bytes);
+                self.usage.set(
+                    usage.logical_bytes,
+                    usage.unique_bytes,
+                    usage.stored_bytes,
+                    usage.pack_bytes,
+                );
             }
             Err(error) => tracing::warn!(%error, "the usage metrics could not be brought up to date"),
         }

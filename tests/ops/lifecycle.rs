@@ -77,7 +77,7 @@ fn health_metrics_and_usage_are_served_beside() {
     let gateway = Gateway::start(&[]);
     let answer = exchange(
         &mut gateway.connect(),
-        b"GET /b/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /bucket/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     );
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     for path in ["/health/live", "/health/ready"] {
@@ -110,7 +110,7 @@ fn health_metrics_and_usage_are_served_beside() {
 fn every_answer_carries_the_request_id_of_the_log() {
     let gateway = Gateway::start(&[]);
     let request = format!(
-        "GET /b/k?x=1 HTTP/1.1\r\nHost: x\r\nAuthorization: AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{SECRET_KEY}\r\nConnection: close\r\n\r\n"
+        "GET /bucket/k?x=1 HTTP/1.1\r\nHost: x\r\nAuthorization: AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{SECRET_KEY}\r\nConnection: close\r\n\r\n"
     );
     let answer = exchange(&mut gateway.connect(), request.as_bytes());
     let id = header(&answer, "x-amz-request-id").unwrap_or_else(|| panic!("{answer}"));
@@ -122,11 +122,11 @@ fn every_answer_carries_the_request_id_of_the_log() {
     assert!(!line.contains(SECRET_KEY));
     let denied = exchange(
         &mut gateway.connect(),
-        b"GET /b/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /bucket/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     );
     let id = header(&denied, "x-amz-request-id").unwrap();
     assert!(
-        denied.contains(&format!("<RequestId>{id}</RequestId>")) && denied.contains("<Resource>/b/k</Resource>"),
+        denied.contains(&format!("<RequestId>{id}</RequestId>")) && denied.contains("<Resource>/bucket/k</Resource>"),
         "{denied}"
     );
     let page = exchange(
