@@ -44,8 +44,12 @@ impl AppendFile {
     }
 
     fn around(buffered: File, path: &Path, direct: bool) -> Self {
-        let around_cache = direct.then(|| open_direct(OpenOptions::new().write(true), path).ok()).flatten();
-        Self { file: around_cache.unwrap_or(buffered) }
+        let around_cache = direct
+            .then(|| open_direct(OpenOptions::new().write(true), path).ok())
+            .flatten();
+        Self {
+            file: around_cache.unwrap_or(buffered),
+        }
     }
 
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -75,7 +79,9 @@ impl ReadFile {
         let buffered = File::open(path)?;
         // Callers ask for what they need in one piece: reading ahead would only fetch what nobody asked for.
         rustix::fs::fadvise(&buffered, 0, None, Advice::Random)?;
-        let direct = direct.then(|| open_direct(OpenOptions::new().read(true), path).ok()).flatten();
+        let direct = direct
+            .then(|| open_direct(OpenOptions::new().read(true), path).ok())
+            .flatten();
         Ok(Self { buffered, direct })
     }
 
@@ -86,8 +92,12 @@ impl ReadFile {
     /// Fills `into` if all of it is in the page cache, without waiting for a disk; `false` otherwise.
     pub fn read_cached(&self, into: &mut [u8], offset: u64) -> bool {
         let wanted = into.len();
-        let read =
-            rustix::io::preadv2(&self.buffered, &mut [IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT);
+        let read = rustix::io::preadv2(
+            &self.buffered,
+            &mut [IoSliceMut::new(into)],
+            offset,
+            ReadWriteFlags::NOWAIT,
+        );
         read.is_ok_and(|count| count == wanted)
     }
 

@@ -100,13 +100,31 @@ impl Chunker for FastCdc {
     fn cut(&self, data: &[u8], last: bool) -> Option<usize> {
         let known_to_end = last || data.len() >= self.0.max;
         // The scan takes bytes in pairs: an odd last byte can be no boundary yet.
-        let seen = if known_to_end { data } else { data.get(..data.len() & !1)? };
+        let seen = if known_to_end {
+            data
+        } else {
+            data.get(..data.len() & !1)?
+        };
         if seen.is_empty() {
             return None;
         }
-        let Parameters { min, average, max, mask_before, mask_behind } = self.0;
-        let (_, length) =
-            v2020::cut(seen, min, average, max, mask_before, mask_behind, mask_before << 1, mask_behind << 1);
+        let Parameters {
+            min,
+            average,
+            max,
+            mask_before,
+            mask_behind,
+        } = self.0;
+        let (_, length) = v2020::cut(
+            seen,
+            min,
+            average,
+            max,
+            mask_before,
+            mask_behind,
+            mask_before << 1,
+            mask_behind << 1,
+        );
         (known_to_end || length < seen.len()).then_some(length)
     }
 }

@@ -22,7 +22,9 @@ pub enum Codec {
 impl Codec {
     /// The codec with this number in a record; `None` for one that this version cannot read.
     pub fn from_u8(number: u8) -> Option<Self> {
-        [Self::Raw, Self::Zstd, Self::Lz4].into_iter().find(|codec| *codec as u8 == number)
+        [Self::Raw, Self::Zstd, Self::Lz4]
+            .into_iter()
+            .find(|codec| *codec as u8 == number)
     }
 }
 
@@ -85,7 +87,11 @@ struct Encoder {
 impl Codecs {
     /// Keeps at most `contexts_max` idle contexts of each kind, an encoder being some 2 MiB after chunks of 256 KiB.
     pub fn new(contexts_max: usize) -> Self {
-        Self { contexts_max, encoders: Mutex::new(Vec::new()), decoders: Mutex::new(Vec::new()) }
+        Self {
+            contexts_max,
+            encoders: Mutex::new(Vec::new()),
+            decoders: Mutex::new(Vec::new()),
+        }
     }
 
     /// Compresses `raw` into `out`, which is cleared first, if that pays. `Codec::Raw` leaves `out` empty.
@@ -95,8 +101,12 @@ impl Codecs {
             return Codec::Raw;
         }
         let kept = self.encoders.lock().pop();
-        let Some(mut encoder) = kept.or_else(Encoder::new) else { return Codec::Raw };
-        let codec = encoder.encode(raw, setting, out).filter(|codec| self.decodes_to(*codec, raw, out, &mut encoder));
+        let Some(mut encoder) = kept.or_else(Encoder::new) else {
+            return Codec::Raw;
+        };
+        let codec = encoder
+            .encode(raw, setting, out)
+            .filter(|codec| self.decodes_to(*codec, raw, out, &mut encoder));
         if encoder.scratch.capacity() > SCRATCH_BYTES_KEPT {
             encoder.scratch = Vec::new();
         }
@@ -153,7 +163,13 @@ impl Encoder {
         let level = 3;
         let zstd = Compressor::new(level).ok()?;
         let sample = vec![0; get_maximum_output_size(PROBE_WHOLE_BYTES)];
-        Some(Self { level, zstd, table: CompressTable::small(), sample, scratch: Vec::new() })
+        Some(Self {
+            level,
+            zstd,
+            table: CompressTable::small(),
+            sample,
+            scratch: Vec::new(),
+        })
     }
 
     /// `None` when `raw` is better stored as it is.

@@ -2,9 +2,41 @@
 
 pub mod chunker;
 pub mod codec;
+mod collect;
+mod compose;
+mod domain;
+mod error;
+mod evacuate;
+mod garbage;
+mod index;
 pub mod md5;
+mod metrics;
 pub mod pack;
+mod packs;
 pub mod pool;
-mod temporary;
-pub use temporary::*;
+mod reader;
+mod rebuild;
 pub mod record;
+mod recount;
+mod recover;
+mod session;
+mod store;
+mod stored;
+mod window;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use collect::{CollectOptions, CollectReport, CollectorHandle};
+pub use compose::Piece;
+pub use domain::DomainKey;
+pub use error::{CollectError, ComposeError, MetaError, OpenError, ReadError, WriteError};
+pub use garbage::UnwindReport;
+pub use reader::DataStream;
+pub use rebuild::RebuildReport;
+pub use recount::{Difference, Recount};
+pub use recover::RecoverReport;
+pub use store::{ChunkStore, ChunkStoreOptions, StoreUsage};
+pub use stored::StoredData;
+pub use writer::{DataWriter, WriteOptions};

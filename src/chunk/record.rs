@@ -94,11 +94,23 @@ impl RecordHeader {
         rest.advance(32);
         let (written_at, payload_crc) = (rest.get_u64_le(), rest.get_u32_le());
         let raw_fits = raw_len > 0 && raw_len as usize <= RECORD_RAW_BYTES_MAX;
-        let payload_fits = if codec == Codec::Raw { payload_len == raw_len } else { payload_len < raw_len };
+        let payload_fits = if codec == Codec::Raw {
+            payload_len == raw_len
+        } else {
+            payload_len < raw_len
+        };
         if !raw_fits || !payload_fits || payload_len == 0 {
             return Err(RecordError::Lengths);
         }
-        Ok(Self { domain, id: ChunkId(id), codec, raw_len, payload_len, written_at, payload_crc })
+        Ok(Self {
+            domain,
+            id: ChunkId(id),
+            codec,
+            raw_len,
+            payload_len,
+            written_at,
+            payload_crc,
+        })
     }
 }
 
@@ -115,7 +127,9 @@ fn seal(header: &mut [u8; HEADER_BYTES]) {
 }
 
 fn is_sealed(header: &[u8; HEADER_BYTES]) -> bool {
-    header.split_last_chunk::<4>().is_some_and(|(body, crc)| body.len() == CRC_OFFSET && crc32c(body).to_le_bytes() == *crc)
+    header
+        .split_last_chunk::<4>()
+        .is_some_and(|(body, crc)| body.len() == CRC_OFFSET && crc32c(body).to_le_bytes() == *crc)
 }
 
 #[cfg(test)]
@@ -139,7 +153,10 @@ mod tests {
     fn the_layout_is_frozen() {
         let bytes = header().encode();
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
-        assert_eq!(bytes[..24], hex::decode("43726e5201008000000000000100000008070605040302 01".replace(' ', "")).unwrap());
+        assert_eq!(
+            bytes[..24],
+            hex::decode("43726e5201008000000000000100000008070605040302 01".replace(' ', "")).unwrap()
+        );
         assert_eq!(bytes[24..56], [0xAB; 32]);
         assert_eq!(bytes[56..64], [0, 0, 1, 0, 0xE8, 3, 0, 0]);
         assert_eq!(bytes[64..96], [0; 32]);
@@ -164,7 +181,11 @@ mod tests {
             let mut bytes = header().encode();
             bytes[offset] = value;
             seal(&mut bytes);
-            assert_eq!(RecordHeader::decode(&bytes), Err(RecordError::Unsupported), "offset {offset}");
+            assert_eq!(
+                RecordHeader::decode(&bytes),
+                Err(RecordError::Unsupported),
+                "offset {offset}"
+            );
         }
     }
 

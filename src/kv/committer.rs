@@ -83,9 +83,18 @@ impl Committer {
             poison: OnceLock::new(),
             metrics,
         });
-        let worker = Worker { shared: Arc::clone(&shared), engine, log };
-        let thread = std::thread::Builder::new().name("cairn-kv-commit".to_owned()).spawn(move || worker.run())?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            engine,
+            log,
+        };
+        let thread = std::thread::Builder::new()
+            .name("cairn-kv-commit".to_owned())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     pub async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
@@ -96,9 +105,18 @@ impl Committer {
         }
         let permits = (bytes / KIB).clamp(PERMITS_MIN, COMMIT_QUEUE_BYTES_MAX / KIB);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        let place = Arc::clone(&self.shared.places).acquire_many_owned(permits).await.map_err(|_| closed())?;
+        let place = Arc::clone(&self.shared.places)
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|_| closed())?;
         let (answer, outcome) = oneshot::channel();
-        let request = Request { mutation, bytes, queued: Instant::now(), answer, _place: place };
+        let request = Request {
+            mutation,
+            bytes,
+            queued: Instant::now(),
+            answer,
+            _place: place,
+        };
         {
             let mut queue = self.shared.queue.lock();
             if queue.is_closed {
@@ -110,7 +128,9 @@ impl Committer {
                 self.shared.wake.notify_one();
             }
         }
-        outcome.await.unwrap_or_else(|_| Err(CommitError::Unknown("the committer stopped".to_owned())))
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(CommitError::Unknown("the committer stopped".to_owned())))
     }
 
     pub fn health(&self) -> Result<(), String> {
@@ -174,7 +194,9 @@ impl<E: Engine + Sync> Worker<E> {
         queue.is_parked = false;
         let mut bytes = 0;
         while bytes < COMMIT_GROUP_BYTES_MAX && group.len() < COMMIT_GROUP_MUTATIONS_MAX {
-            let Some(request) = queue.waiting.pop_front() else { break };
+            let Some(request) = queue.waiting.pop_front() else {
+                break;
+            };
             bytes += request.bytes;
             group.push(request);
         }
@@ -208,7 +230,11 @@ impl<E: Engine + Sync> Worker<E> {
             }
             answers.push((request.answer, outcome, request._place));
         }
-        let written = if count == 0 { Ok(()) } else { self.write(&group, count, is_synced) };
+        let written = if count == 0 {
+            Ok(())
+        } else {
+            self.write(&group, count, is_synced)
+        };
         metrics.group_mutations.observe(f64::from(count));
         if let Err(why) = &written {
             self.poison(why);
@@ -230,10 +256,14 @@ impl<E: Engine + Sync> Worker<E> {
         for (key, value) in group.effects() {
             self.log.push(key, value);
         }
-        self.log.append(count).map_err(|error| format!("writing the commit log failed: {error}"))?;
+        self.log
+            .append(count)
+            .map_err(|error| format!("writing the commit log failed: {error}"))?;
         fail_point!("kv::after_append", |_| Err("failpoint after append".to_owned()));
         if is_synced {
-            self.log.sync().map_err(|error| format!("syncing the commit log failed: {error}"))?;
+            self.log
+                .sync()
+                .map_err(|error| format!("syncing the commit log failed: {error}"))?;
         }
         fail_point!("kv::after_sync", |_| Err("failpoint after sync".to_owned()));
         self.engine.apply(self.log.appended(), self.log.last())?;

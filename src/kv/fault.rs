@@ -87,8 +87,16 @@ impl<K: Kv> FaultKv<K> {
 
     /// Faults by chance: the same seed and calls give the same faults.
     pub fn seeded(inner: K, seed: u64, rates: FaultRates) -> Self {
-        let state = State { script: VecDeque::new(), reads_to_fail: 0, rates, random: seed };
-        Self { inner, state: Mutex::new(state) }
+        let state = State {
+            script: VecDeque::new(),
+            reads_to_fail: 0,
+            rates,
+            random: seed,
+        };
+        Self {
+            inner,
+            state: Mutex::new(state),
+        }
     }
 
     pub fn inner(&self) -> &K {
@@ -172,7 +180,11 @@ mod tests {
     async fn unknown_is_applied_or_lost_as_told() {
         let kv = FaultKv::new(MemoryKv::new());
         let (a, b) = (Bytes::from_static(b"\x70a"), Bytes::from_static(b"\x70b"));
-        kv.script([CommitFault::UnknownApplied, CommitFault::UnknownLost, CommitFault::Unavailable]);
+        kv.script([
+            CommitFault::UnknownApplied,
+            CommitFault::UnknownLost,
+            CommitFault::Unavailable,
+        ]);
         assert!(!kv.commit(put(&a)).await.unwrap_err().is_certain());
         assert!(!kv.commit(put(&b)).await.unwrap_err().is_certain());
         assert!(kv.commit(put(&b)).await.unwrap_err().is_certain());
@@ -187,7 +199,12 @@ mod tests {
     async fn one_seed_gives_one_history() {
         let mut histories = Vec::new();
         for _ in 0..2 {
-            let rates = FaultRates { unavailable: 200, unknown_applied: 200, unknown_lost: 200, read_unavailable: 0 };
+            let rates = FaultRates {
+                unavailable: 200,
+                unknown_applied: 200,
+                unknown_lost: 200,
+                read_unavailable: 0,
+            };
             let kv = FaultKv::seeded(MemoryKv::new(), 7, rates);
             let mut history = String::new();
             for _ in 0..50 {

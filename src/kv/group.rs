@@ -58,7 +58,10 @@ impl Group {
 
     /// The net effects in key order: the row to write, or `None` to delete.
     pub fn effects(&self) -> impl Iterator<Item = (&Bytes, Option<&Value>)> {
-        self.slots.iter().filter(|(_, slot)| slot.changed).map(|(key, slot)| (key, slot.value.as_ref()))
+        self.slots
+            .iter()
+            .filter(|(_, slot)| slot.changed)
+            .map(|(key, slot)| (key, slot.value.as_ref()))
     }
 
     fn set(&mut self, key: Bytes, bytes: Option<Bytes>, version: Sequence) {
@@ -108,9 +111,10 @@ impl Group {
             Guard::Absent { key } => self.read(base, key)?.is_none(),
             Guard::Exists { key } => self.read(base, key)?.is_some(),
             Guard::Empty { range, .. } => self.is_empty(base, range)?,
-            Guard::AtMost { key, delta, limit } => {
-                self.counter(base, key)?.checked_add(*delta).is_some_and(|sum| sum <= *limit)
-            }
+            Guard::AtMost { key, delta, limit } => self
+                .counter(base, key)?
+                .checked_add(*delta)
+                .is_some_and(|sum| sum <= *limit),
         })
     }
 
@@ -136,7 +140,9 @@ pub(super) fn validate(mutation: &Mutation) -> Result<usize, CommitError> {
     let refused = |why: String| Err(CommitError::Refused(why));
     if mutation.effects.len() > MUTATION_EFFECTS_MAX || mutation.guards.len() > MUTATION_EFFECTS_MAX {
         let (effects, guards) = (mutation.effects.len(), mutation.guards.len());
-        return refused(format!("{effects} effects and {guards} guards; {MUTATION_EFFECTS_MAX} of each are allowed"));
+        return refused(format!(
+            "{effects} effects and {guards} guards; {MUTATION_EFFECTS_MAX} of each are allowed"
+        ));
     }
     let bytes = mutation.effect_bytes();
     if bytes > MUTATION_BYTES_MAX {
@@ -165,7 +171,10 @@ pub(super) fn validate(mutation: &Mutation) -> Result<usize, CommitError> {
         keys.push((key, is_sum));
     }
     keys.sort_unstable();
-    let twice = keys.iter().zip(keys.iter().skip(1)).any(|(a, b)| a.0 == b.0 && !(a.1 && b.1));
+    let twice = keys
+        .iter()
+        .zip(keys.iter().skip(1))
+        .any(|(a, b)| a.0 == b.0 && !(a.1 && b.1));
     if twice {
         return refused("two effects touch one key".to_owned());
     }
@@ -175,7 +184,9 @@ pub(super) fn validate(mutation: &Mutation) -> Result<usize, CommitError> {
 fn check_key(key: &Bytes) -> Result<usize, CommitError> {
     if key.len() > ENCODED_KEY_BYTES_MAX {
         let length = key.len();
-        return Err(CommitError::Refused(format!("a key of {length} bytes; {ENCODED_KEY_BYTES_MAX} are allowed")));
+        return Err(CommitError::Refused(format!(
+            "a key of {length} bytes; {ENCODED_KEY_BYTES_MAX} are allowed"
+        )));
     }
     if Family::of(key).is_none() {
         return Err(CommitError::Refused("a key outside all column families".to_owned()));

@@ -59,14 +59,19 @@ impl Kv for MemoryKv {
         if start >= end {
             return Ok(Vec::new());
         }
-        let row = |(key, value): (&Bytes, &Value)| Row { key: key.clone(), value: value.clone() };
+        let row = |(key, value): (&Bytes, &Value)| Row {
+            key: key.clone(),
+            value: value.clone(),
+        };
         if scan.direction == Direction::Backward {
             return Ok(state.rows.range(start..end).rev().take(limit).map(row).collect());
         }
         let mut found = Vec::new();
         while found.len() < limit && start < end {
             let range = (Bound::Included(&start), Bound::Excluded(&end));
-            let Some((key, value)) = state.rows.range::<Bytes, _>(range).next() else { break };
+            let Some((key, value)) = state.rows.range::<Bytes, _>(range).next() else {
+                break;
+            };
             found.push(row((key, value)));
             let folded = scan.fold.as_ref().and_then(|fold| fold.prefix_of(key));
             let next = match folded {

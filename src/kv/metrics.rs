@@ -33,7 +33,10 @@ impl KvMetrics {
             registry.register(Box::new(made.clone()))?;
             Ok(made)
         };
-        let reads = IntCounterVec::new(Opts::new("cairn_kv_reads_total", "Reads by where they ran."), &["where"])?;
+        let reads = IntCounterVec::new(
+            Opts::new("cairn_kv_reads_total", "Reads by where they ran."),
+            &["where"],
+        )?;
         registry.register(Box::new(reads.clone()))?;
         let seconds = || exponential_buckets(0.000_05, 2.0, 16);
         Ok(Self {
@@ -42,18 +45,37 @@ impl KvMetrics {
                 "Mutations committed together.",
                 exponential_buckets(1.0, 2.0, 10)?,
             )?,
-            sync_seconds: histogram("cairn_kv_log_sync_seconds", "Time of one sync of the commit log.", seconds()?)?,
+            sync_seconds: histogram(
+                "cairn_kv_log_sync_seconds",
+                "Time of one sync of the commit log.",
+                seconds()?,
+            )?,
             queue_seconds: histogram(
                 "cairn_kv_commit_queue_seconds",
                 "Time that the oldest mutation of a group waited for the committer.",
                 seconds()?,
             )?,
-            conflicts: counter("cairn_kv_conflicts_total", "Mutations refused because a guard did not hold.")?,
-            log_bytes: counter("cairn_kv_log_bytes_total", "Bytes appended to the commit log, padding included.")?,
-            log_unflushed_bytes: gauge("cairn_kv_log_unflushed_bytes", "Bytes of closed log files still needed.")?,
+            conflicts: counter(
+                "cairn_kv_conflicts_total",
+                "Mutations refused because a guard did not hold.",
+            )?,
+            log_bytes: counter(
+                "cairn_kv_log_bytes_total",
+                "Bytes appended to the commit log, padding included.",
+            )?,
+            log_unflushed_bytes: gauge(
+                "cairn_kv_log_unflushed_bytes",
+                "Bytes of closed log files still needed.",
+            )?,
             reads,
-            compactions: counter("cairn_kv_range_compactions_total", "Ranges compacted because of their tombstones.")?,
-            is_poisoned: gauge("cairn_kv_log_poisoned", "1 once a write or sync of the commit log has failed.")?,
+            compactions: counter(
+                "cairn_kv_range_compactions_total",
+                "Ranges compacted because of their tombstones.",
+            )?,
+            is_poisoned: gauge(
+                "cairn_kv_log_poisoned",
+                "1 once a write or sync of the commit log has failed.",
+            )?,
         })
     }
 }

@@ -12,7 +12,9 @@ pub(super) fn family_of(scan: &Scan) -> Result<Family, ReadError> {
         (Bound::Included(key) | Bound::Excluded(key), _) => key,
         (Bound::Unbounded, Bound::Included(key) | Bound::Excluded(key)) => key,
         (Bound::Unbounded, Bound::Unbounded) => {
-            return Err(ReadError::Unavailable("a scan without bounds names no family".to_owned()));
+            return Err(ReadError::Unavailable(
+                "a scan without bounds names no family".to_owned(),
+            ));
         }
     };
     Family::of(bound).ok_or_else(|| ReadError::Unavailable("the scan's bound is in no column family".to_owned()))

@@ -61,23 +61,54 @@ async fn every_guard_holds_and_fails(kv: &dyn Kv) {
     let (here, gone) = (rest("guard/here"), rest("guard/none"));
     let version = kv.commit(put(&here, "v")).await.unwrap();
     let old = Some(Sequence(version.0 - 1));
-    let at_most = |limit| Guard::AtMost { key: gone.clone(), delta: 5, limit };
+    let at_most = |limit| Guard::AtMost {
+        key: gone.clone(),
+        delta: 5,
+        limit,
+    };
     let pairs = [
         (
-            Guard::Unchanged { key: here.clone(), version: Some(version) },
-            Guard::Unchanged { key: here.clone(), version: old },
+            Guard::Unchanged {
+                key: here.clone(),
+                version: Some(version),
+            },
+            Guard::Unchanged {
+                key: here.clone(),
+                version: old,
+            },
         ),
-        (Guard::Unchanged { key: gone.clone(), version: None }, Guard::Unchanged { key: here.clone(), version: None }),
         (
-            Guard::Equals { key: here.clone(), value: "v".into() },
-            Guard::Equals { key: here.clone(), value: "w".into() },
+            Guard::Unchanged {
+                key: gone.clone(),
+                version: None,
+            },
+            Guard::Unchanged {
+                key: here.clone(),
+                version: None,
+            },
+        ),
+        (
+            Guard::Equals {
+                key: here.clone(),
+                value: "v".into(),
+            },
+            Guard::Equals {
+                key: here.clone(),
+                value: "w".into(),
+            },
         ),
         (Guard::Absent { key: gone.clone() }, Guard::Absent { key: here.clone() }),
         (Guard::Exists { key: here.clone() }, Guard::Exists { key: gone.clone() }),
         (at_most(5), at_most(4)),
         (
-            Guard::Empty { range: rest("guard/i")..rest("guard/n"), anchor: here.clone() },
-            Guard::Empty { range: rest("guard/a")..rest("guard/z"), anchor: here.clone() },
+            Guard::Empty {
+                range: rest("guard/i")..rest("guard/n"),
+                anchor: here.clone(),
+            },
+            Guard::Empty {
+                range: rest("guard/a")..rest("guard/z"),
+                anchor: here.clone(),
+            },
         ),
     ];
     for (holds, fails) in pairs {
@@ -87,7 +118,10 @@ async fn every_guard_holds_and_fails(kv: &dyn Kv) {
         let index = mutation.guard(fails);
         mutation.guard(holds);
         let error = kv.commit(mutation).await.unwrap_err();
-        assert!(matches!(error, CommitError::Conflict { guard } if guard == index && index == 1), "{error:?}");
+        assert!(
+            matches!(error, CommitError::Conflict { guard } if guard == index && index == 1),
+            "{error:?}"
+        );
     }
 }
 
@@ -96,7 +130,10 @@ async fn a_conflict_changes_nothing(kv: &dyn Kv) {
     let mut mutation = put(&a, "x");
     mutation.add(counter.clone(), 3);
     mutation.exists(rest("conflict/none"));
-    assert!(matches!(kv.commit(mutation).await, Err(CommitError::Conflict { guard: 0 })));
+    assert!(matches!(
+        kv.commit(mutation).await,
+        Err(CommitError::Conflict { guard: 0 })
+    ));
     assert_eq!(kv.get_many(&[a, counter]).await.unwrap(), [None, None]);
 }
 
@@ -121,11 +158,19 @@ async fn counters_sum(kv: &dyn Kv) {
 
     let tries = (0..20).map(|_| {
         let mut mutation = Mutation::new();
-        mutation.guard(Guard::AtMost { key: counter.clone(), delta: 1, limit: 15 });
+        mutation.guard(Guard::AtMost {
+            key: counter.clone(),
+            delta: 1,
+            limit: 15,
+        });
         mutation.add(counter.clone(), 1);
         kv.commit(mutation)
     });
-    let passed = futures::future::join_all(tries).await.into_iter().filter(Result::is_ok).count();
+    let passed = futures::future::join_all(tries)
+        .await
+        .into_iter()
+        .filter(Result::is_ok)
+        .count();
     assert_eq!(passed, 5);
 }
 
@@ -134,8 +179,14 @@ async fn empty_looks_at_the_range(kv: &dyn Kv) {
     let row = rest("empty/row");
     kv.commit(put(&row, "")).await.unwrap();
     let mut close = Mutation::new();
-    close.guard(Guard::Empty { range: rest("empty/")..rest("empty0"), anchor });
-    assert!(matches!(kv.commit(close.clone()).await, Err(CommitError::Conflict { guard: 0 })));
+    close.guard(Guard::Empty {
+        range: rest("empty/")..rest("empty0"),
+        anchor,
+    });
+    assert!(matches!(
+        kv.commit(close.clone()).await,
+        Err(CommitError::Conflict { guard: 0 })
+    ));
     let mut gone = Mutation::new();
     gone.delete(row);
     // The deletion and the look may share a group.
@@ -145,11 +196,19 @@ async fn empty_looks_at_the_range(kv: &dyn Kv) {
 }
 
 fn scan(start: Bound<Bytes>, end: Bound<Bytes>, limit: usize) -> Scan {
-    Scan { start, end, limit, direction: Direction::Forward, fold: None }
+    Scan {
+        start,
+        end,
+        limit,
+        direction: Direction::Forward,
+        fold: None,
+    }
 }
 
 fn names(rows: &[Row]) -> Vec<String> {
-    rows.iter().map(|row| String::from_utf8_lossy(&row.key[1..]).into_owned()).collect()
+    rows.iter()
+        .map(|row| String::from_utf8_lossy(&row.key[1..]).into_owned())
+        .collect()
 }
 
 async fn scans_see_bounds_and_limits(kv: &dyn Kv) {
@@ -161,10 +220,16 @@ async fn scans_see_bounds_and_limits(kv: &dyn Kv) {
         kv.commit(mutation).await.unwrap();
     }
     for limit in [4, 100] {
-        let rows = kv.scan(scan(Bound::Included(at(5)), Bound::Excluded(at(8)), limit)).await.unwrap();
+        let rows = kv
+            .scan(scan(Bound::Included(at(5)), Bound::Excluded(at(8)), limit))
+            .await
+            .unwrap();
         assert_eq!(names(&rows), [name(5), name(6), name(7)]);
         assert_eq!(rows[2].value.bytes, "7");
-        let rows = kv.scan(scan(Bound::Excluded(at(5)), Bound::Included(at(8)), limit)).await.unwrap();
+        let rows = kv
+            .scan(scan(Bound::Excluded(at(5)), Bound::Included(at(8)), limit))
+            .await
+            .unwrap();
         assert_eq!(names(&rows), [name(6), name(7), name(8)]);
         let mut backward = scan(Bound::Included(at(5)), Bound::Included(at(4000)), limit);
         backward.direction = Direction::Backward;
@@ -172,16 +237,30 @@ async fn scans_see_bounds_and_limits(kv: &dyn Kv) {
         assert_eq!((rows.len(), names(&rows)[0].clone()), (limit, name(4000)));
         assert_eq!(names(&rows)[1], name(3999));
     }
-    let rows = kv.scan(scan(Bound::Included(at(0)), Bound::Unbounded, usize::MAX)).await.unwrap();
+    let rows = kv
+        .scan(scan(Bound::Included(at(0)), Bound::Unbounded, usize::MAX))
+        .await
+        .unwrap();
     assert_eq!(rows.len(), SCAN_ROWS_MAX);
-    let rows = kv.scan(scan(Bound::Unbounded, Bound::Excluded(at(2)), 100)).await.unwrap();
+    let rows = kv
+        .scan(scan(Bound::Unbounded, Bound::Excluded(at(2)), 100))
+        .await
+        .unwrap();
     assert_eq!(names(&rows), [name(0), name(1)]);
     for (start, end) in [(at(8), at(5)), (at(5), at(5))] {
-        let rows = kv.scan(scan(Bound::Included(start), Bound::Excluded(end), 100)).await.unwrap();
+        let rows = kv
+            .scan(scan(Bound::Included(start), Bound::Excluded(end), 100))
+            .await
+            .unwrap();
         assert_eq!(rows, []);
     }
     assert!(kv.scan(scan(Bound::Unbounded, Bound::Unbounded, 1)).await.is_err());
-    assert!(kv.scan(scan(Bound::Included(at(1)), Bound::Unbounded, 0)).await.unwrap().is_empty());
+    assert!(
+        kv.scan(scan(Bound::Included(at(1)), Bound::Unbounded, 0))
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 async fn folds_seek_past_prefixes(kv: &dyn Kv) {
@@ -193,7 +272,10 @@ async fn folds_seek_past_prefixes(kv: &dyn Kv) {
     kv.commit(mutation).await.unwrap();
     for limit in [3, 100] {
         let mut folded = scan(Bound::Included(at("")), Bound::Excluded(at("z")), limit);
-        folded.fold = Some(Fold { skip: 6, delimiter: Bytes::from("--") });
+        folded.fold = Some(Fold {
+            skip: 6,
+            delimiter: Bytes::from("--"),
+        });
         let rows = kv.scan(folded).await.unwrap();
         let expected = ["fold:a", "fold:b-", "fold:b--1", "fold:c--", "fold:d", "fold:e--1"];
         assert_eq!(names(&rows), expected[..limit.min(6)]);

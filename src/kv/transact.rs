@@ -31,7 +31,10 @@ impl Default for KeyLocks {
 
 impl KeyLocks {
     pub fn new() -> Self {
-        Self { stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(), hasher: RandomState::new() }
+        Self {
+            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// Waits for the stripe of `key`. Two at once may be one stripe: never hold more than one.
@@ -51,7 +54,8 @@ impl Transaction {
     /// Reads a row; the commit fails if it changes meanwhile.
     pub async fn get(&mut self, key: &Bytes) -> Result<Option<Value>, ReadError> {
         let value = self.kv.get(key).await?;
-        self.mutation.unchanged(key.clone(), value.as_ref().map(|value| value.version));
+        self.mutation
+            .unchanged(key.clone(), value.as_ref().map(|value| value.version));
         Ok(value)
     }
 
@@ -106,13 +110,21 @@ where
 {
     let _lock = locks.lock(key).await;
     for attempt in 0..TRANSACTION_TRIES_MAX {
-        let fresh = Transaction { kv: Arc::clone(kv), mutation: Mutation::new() };
+        let fresh = Transaction {
+            kv: Arc::clone(kv),
+            mutation: Mutation::new(),
+        };
         let (transaction, value) = body(fresh).await.map_err(TransactError::Body)?;
         if transaction.mutation.effects.is_empty() {
             return Ok(Done { value, sequence: None });
         }
         match kv.commit(transaction.mutation).await {
-            Ok(sequence) => return Ok(Done { value, sequence: Some(sequence) }),
+            Ok(sequence) => {
+                return Ok(Done {
+                    value,
+                    sequence: Some(sequence),
+                });
+            }
             Err(CommitError::Conflict { .. }) => back_off(attempt).await,
             Err(error) => return Err(TransactError::Commit(error)),
         }
@@ -122,7 +134,9 @@ where
 
 /// Waits a random time that doubles with each try, so that rivals part.
 async fn back_off(attempt: u32) {
-    let Some(late) = attempt.checked_sub(EAGER_TRIES) else { return };
+    let Some(late) = attempt.checked_sub(EAGER_TRIES) else {
+        return;
+    };
     let longest = Duration::from_millis(1 << late.min(6)).min(BACKOFF_MAX);
     // Without entropy all wait the longest.
     let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));

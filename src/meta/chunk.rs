@@ -35,7 +35,12 @@ pub struct ChunkRow {
 
 impl ChunkRow {
     pub fn new(place: Place) -> Self {
-        Self { place, damaged: false, other_flags: 0, unknown: UnknownFields::default() }
+        Self {
+            place,
+            damaged: false,
+            other_flags: 0,
+            unknown: UnknownFields::default(),
+        }
     }
 
     pub fn encode(&self) -> Bytes {
@@ -66,7 +71,12 @@ impl ChunkRow {
         while let Some((tag, bytes)) = reader.field()? {
             unknown.keep(tag, bytes);
         }
-        Ok(Self { place, damaged: flags & FLAG_DAMAGED != 0, other_flags: flags & !FLAG_DAMAGED, unknown })
+        Ok(Self {
+            place,
+            damaged: flags & FLAG_DAMAGED != 0,
+            other_flags: flags & !FLAG_DAMAGED,
+            unknown,
+        })
     }
 }
 

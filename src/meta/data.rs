@@ -25,7 +25,9 @@ pub enum DataState {
 
 impl DataState {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Building, Self::Live, Self::Released, Self::Unwinding].into_iter().find(|state| *state as u8 == byte)
+        [Self::Building, Self::Live, Self::Released, Self::Unwinding]
+            .into_iter()
+            .find(|state| *state as u8 == byte)
     }
 }
 
@@ -71,7 +73,16 @@ impl DataRow {
         while let Some((tag, bytes)) = reader.field()? {
             unknown.keep(tag, bytes);
         }
-        Ok(Self { state, domain, profile, depth, size, boot, created, unknown })
+        Ok(Self {
+            state,
+            domain,
+            profile,
+            depth,
+            size,
+            boot,
+            created,
+            unknown,
+        })
     }
 
     /// Whether a tree that refers to it keeps it: its references are all in place.
@@ -90,7 +101,10 @@ pub struct GarbageRow {
 
 impl GarbageRow {
     pub fn new(since: Timestamp) -> Self {
-        Self { since, unknown: UnknownFields::default() }
+        Self {
+            since,
+            unknown: UnknownFields::default(),
+        }
     }
 
     pub fn encode(&self) -> Bytes {

@@ -23,7 +23,9 @@ pub struct DomainRow {
 impl fmt::Debug for DomainRow {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DomainRow").field("created", &self.created).finish_non_exhaustive()
+        f.debug_struct("DomainRow")
+            .field("created", &self.created)
+            .finish_non_exhaustive()
     }
 }
 

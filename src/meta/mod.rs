@@ -11,3 +11,4 @@ pub mod record;
 pub mod segment;
 pub mod tree;
 pub mod upload;
+pub mod usage;

@@ -60,7 +60,10 @@ impl PackRow {
 
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::new(FORMAT);
-        writer.u8(self.state as u8).u64(self.created.unix_ms()).u8(self.layout as u8);
+        writer
+            .u8(self.state as u8)
+            .u64(self.created.unix_ms())
+            .u8(self.layout as u8);
         writer.varint(self.placement.len() as u64);
         for backend in &self.placement {
             writer.u8(*backend as u8);
@@ -91,7 +94,13 @@ impl PackRow {
         while let Some((tag, bytes)) = reader.field()? {
             unknown.keep(tag, bytes);
         }
-        Ok(Self { state, layout: Layout::Single, placement, created, unknown })
+        Ok(Self {
+            state,
+            layout: Layout::Single,
+            placement,
+            created,
+            unknown,
+        })
     }
 }
 

@@ -203,7 +203,12 @@ pub(crate) mod tests {
     /// Fields that no version knows, for the round-trip tests of the records.
     pub(crate) fn unknown_fields() -> impl Strategy<Value = UnknownFields> {
         proptest::collection::vec((200u8.., proptest::collection::vec(any::<u8>(), 0..20)), 0..3).prop_map(|fields| {
-            UnknownFields(fields.into_iter().map(|(tag, bytes)| (tag, Bytes::from(bytes))).collect())
+            UnknownFields(
+                fields
+                    .into_iter()
+                    .map(|(tag, bytes)| (tag, Bytes::from(bytes)))
+                    .collect(),
+            )
         })
     }
 

@@ -100,8 +100,15 @@ impl SegmentRow {
             match entry {
                 SegmentEntry::Chunk { id, place } => {
                     let number = numbers.get(&place.pack).copied().unwrap_or_default();
-                    writer.u8(ENTRY_CHUNK).bytes(&id.0).varint(u64::from(place.raw_len)).varint(number);
-                    writer.u32(place.offset).varint(u64::from(place.stored_len)).u8(place.codec);
+                    writer
+                        .u8(ENTRY_CHUNK)
+                        .bytes(&id.0)
+                        .varint(u64::from(place.raw_len))
+                        .varint(number);
+                    writer
+                        .u32(place.offset)
+                        .varint(u64::from(place.stored_len))
+                        .u8(place.codec);
                 }
                 SegmentEntry::Hole(len) => {
                     writer.u8(ENTRY_HOLE).varint(u64::from(*len));
@@ -128,9 +135,20 @@ impl SegmentRow {
                     let id = ChunkId(reader.array()?);
                     let raw_len = narrow(&mut reader)?;
                     let number = narrow(&mut reader)? as usize;
-                    let pack = *packs.get(number).ok_or_else(|| reader.malformed("unknown pack number"))?;
+                    let pack = *packs
+                        .get(number)
+                        .ok_or_else(|| reader.malformed("unknown pack number"))?;
                     let (offset, stored_len, codec) = (reader.u32()?, narrow(&mut reader)?, reader.u8()?);
-                    SegmentEntry::Chunk { id, place: Place { pack, offset, stored_len, raw_len, codec } }
+                    SegmentEntry::Chunk {
+                        id,
+                        place: Place {
+                            pack,
+                            offset,
+                            stored_len,
+                            raw_len,
+                            codec,
+                        },
+                    }
                 }
                 ENTRY_HOLE => SegmentEntry::Hole(narrow(&mut reader)?),
                 _ => return Err(reader.malformed("unknown kind of entry")),
@@ -140,13 +158,20 @@ impl SegmentRow {
         while let Some((tag, bytes)) = reader.field()? {
             unknown.keep(tag, bytes);
         }
-        Ok(Self { domain, entries, unknown })
+        Ok(Self {
+            domain,
+            entries,
+            unknown,
+        })
     }
 }
 
 fn bounded(reader: &mut Reader) -> Result<usize, Malformed> {
     let count = reader.varint()?;
-    usize::try_from(count).ok().filter(|count| *count <= SEGMENT_ENTRIES_MAX).ok_or(reader.malformed("too many entries"))
+    usize::try_from(count)
+        .ok()
+        .filter(|count| *count <= SEGMENT_ENTRIES_MAX)
+        .ok_or(reader.malformed("too many entries"))
 }
 
 fn narrow(reader: &mut Reader) -> Result<u32, Malformed> {
@@ -161,10 +186,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry() -> impl Strategy<Value = SegmentEntry> {
-        let chunk = any::<([u8; 32], u8, u32, u32, u32, u8)>().prop_map(|(id, pack, offset, stored_len, raw_len, codec)| {
-            let place = Place { pack: PackId([pack % 3; 16]), offset, stored_len, raw_len, codec };
-            SegmentEntry::Chunk { id: ChunkId(id), place }
-        });
+        let chunk =
+            any::<([u8; 32], u8, u32, u32, u32, u8)>().prop_map(|(id, pack, offset, stored_len, raw_len, codec)| {
+                let place = Place {
+                    pack: PackId([pack % 3; 16]),
+                    offset,
+                    stored_len,
+                    raw_len,
+                    codec,
+                };
+                SegmentEntry::Chunk { id: ChunkId(id), place }
+            });
         prop_oneof![chunk, any::<u32>().prop_map(SegmentEntry::Hole)]
     }
 

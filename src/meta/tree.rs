@@ -45,7 +45,9 @@ pub struct TreeRow {
 impl TreeRow {
     /// Offset at which the last entry ends: the row's key. `None`: the lengths overflow.
     pub fn end(&self) -> Option<u64> {
-        self.entries.iter().try_fold(self.start, |at, entry| at.checked_add(entry.length))
+        self.entries
+            .iter()
+            .try_fold(self.start, |at, entry| at.checked_add(entry.length))
     }
 
     /// The entries and where in the payload each stands, as far as they overlap `range`.
@@ -92,7 +94,11 @@ impl TreeRow {
         while let Some((tag, bytes)) = reader.field()? {
             unknown.keep(tag, bytes);
         }
-        let row = Self { start, entries, unknown };
+        let row = Self {
+            start,
+            entries,
+            unknown,
+        };
         if row.end().is_none() {
             return Err(reader.malformed("its lengths overflow"));
         }
@@ -119,7 +125,13 @@ fn entry(reader: &mut Reader) -> Result<TreeEntry, Malformed> {
             unknown.keep(tag, bytes);
         }
     }
-    Ok(TreeEntry { target, offset, length, part_number, unknown })
+    Ok(TreeEntry {
+        target,
+        offset,
+        length,
+        part_number,
+        unknown,
+    })
 }
 
 #[cfg(test)]

@@ -121,8 +121,7 @@ impl Stores {
             domains: config.domains.clone(),
         };
         let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
-        let interval = config.storage.collect_interval;
-        let background = (chunks.start_collector(interval), objects.start_sweeper(interval));
+        let background = (chunks.start_collector(), objects.start_sweeper(config.storage.collect_interval));
         let background = tokio::sync::Mutex::new(Some(background));
         Ok(Arc::new(Self {
             kv,
@@ -138,13 +137,13 @@ impl Stores {
         self.wire.clone()
     }
 
-    /// Ends background work, then the chunk store, then the metadata store that all of them write to.
+    /// Ends background work, then the metadata store that it writes to. Packs need no end: what is acknowledged is synced,
+    /// and the next start seals what is open.
     pub async fn close(&self) {
         if let Some((collector, sweeper)) = self.background.lock().await.take() {
             sweeper.stop().await;
             collector.stop().await;
         }
-        self.chunks.close().await;
         self.kv.shutdown().await;
     }
 
@@ -244,6 +243,7 @@ fn rocks_options(config: &Config) -> RocksOptions {
 fn chunk_options(config: &Config) -> ChunkStoreOptions {
     let mut options = ChunkStoreOptions::new(config.data.join("packs"));
     options.pool_bytes = config.storage.buffer_bytes;
+    options.collect.interval = config.storage.collect_interval;
     options.compression = match config.storage.compression {
         CompressionChoice::Off => Compression::Off,
         CompressionChoice::Fast => Compression::Fast,

@@ -7,7 +7,10 @@ use super::*;
 
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
     bytes
 }
 
@@ -17,7 +20,10 @@ fn text(length: usize) -> Vec<u8> {
     let mut line = 0u64;
     while text.len() < length {
         line += 1;
-        text.push_str(&format!("{line}: the quick brown fox {} jumps\n", line.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40));
+        text.push_str(&format!(
+            "{line}: the quick brown fox {} jumps\n",
+            line.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40
+        ));
     }
     text.into_bytes()[..length].to_vec()
 }
@@ -66,7 +72,10 @@ fn golden_vectors() {
         (3, 4_194_304, "526cffd505be7f6b"),
         (4, 4_194_304, "e342e9aa7583dee4"),
     ];
-    let found: Vec<_> = found.iter().map(|(count, first, digest)| (*count, *first, digest.as_str())).collect();
+    let found: Vec<_> = found
+        .iter()
+        .map(|(count, first, digest)| (*count, *first, digest.as_str()))
+        .collect();
     assert_eq!(found, pinned);
 }
 
@@ -89,7 +98,13 @@ fn an_insertion_moves_few_boundaries() {
     let ends = |data: &[u8]| -> std::collections::HashSet<usize> {
         // Distances from the end, which the insertion does not change.
         let total = data.len();
-        lengths(Profile::General, data, total).iter().scan(0, |sum, length| { *sum += length; Some(total - *sum) }).collect()
+        lengths(Profile::General, data, total)
+            .iter()
+            .scan(0, |sum, length| {
+                *sum += length;
+                Some(total - *sum)
+            })
+            .collect()
     };
     let (old, new) = (ends(&before), ends(&after));
     let kept = old.intersection(&new).count();

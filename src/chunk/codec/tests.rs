@@ -24,7 +24,10 @@ fn round_trip(codecs: &Codecs, raw: &[u8], setting: Compression) -> (Codec, usiz
 
 #[test]
 fn ids_are_frozen() {
-    assert_eq!([0, 1, 2, 3].map(Codec::from_u8), [Some(Codec::Raw), Some(Codec::Zstd), Some(Codec::Lz4), None]);
+    assert_eq!(
+        [0, 1, 2, 3].map(Codec::from_u8),
+        [Some(Codec::Raw), Some(Codec::Zstd), Some(Codec::Lz4), None]
+    );
 }
 
 #[test]
@@ -34,10 +37,16 @@ fn only_what_pays_is_compressed() {
     assert_eq!(round_trip(&codecs, &text, Compression::default()).0, Codec::Zstd);
     assert_eq!(round_trip(&codecs, &text, Compression::Fast).0, Codec::Lz4);
     assert_eq!(round_trip(&codecs, &text, Compression::Off).0, Codec::Raw);
-    assert_eq!(round_trip(&codecs, &noise(80_000), Compression::default()).0, Codec::Raw);
+    assert_eq!(
+        round_trip(&codecs, &noise(80_000), Compression::default()).0,
+        Codec::Raw
+    );
     assert_eq!(round_trip(&codecs, &text[..20], Compression::default()).0, Codec::Raw);
     let mut out = Vec::new();
-    assert_eq!(codecs.encode(&text, Compression::default(), Hint::AlreadyCompressed, &mut out), Codec::Raw);
+    assert_eq!(
+        codecs.encode(&text, Compression::default(), Hint::AlreadyCompressed, &mut out),
+        Codec::Raw
+    );
     // Samples that compress in front of bytes that do not: the result is over nine tenths and thrown away.
     let mut mixed = noise(400_000);
     mixed[..4096].fill(b'a');

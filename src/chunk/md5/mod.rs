@@ -25,7 +25,10 @@ pub struct Md5Lanes {
 impl Md5Lanes {
     /// Starts `threads` hashing threads, at least one. A stream stays on its thread.
     pub fn start(threads: usize) -> io::Result<Self> {
-        let mut lanes = Self { queues: Vec::new(), threads: Vec::new() };
+        let mut lanes = Self {
+            queues: Vec::new(),
+            threads: Vec::new(),
+        };
         for number in 0..threads.max(1) {
             let queue = Arc::new(Queue::new());
             lanes.queues.push(Arc::clone(&queue));

@@ -49,6 +49,8 @@ struct Inner {
     /// There is no thread any more: callers hash in place.
     ended: bool,
     sleeping: bool,
+    /// When the sleeping thread wakes by itself.
+    alarm: Option<Instant>,
 }
 
 struct Stream {
@@ -91,7 +93,11 @@ impl Round {
 impl Queue {
     pub fn new() -> Self {
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX / PERMIT_BYTES));
-        Self { inner: Mutex::default(), wake: Condvar::new(), room }
+        Self {
+            inner: Mutex::default(),
+            wake: Condvar::new(),
+            room,
+        }
     }
 
     /// A queue without a thread.
@@ -131,7 +137,9 @@ impl Queue {
     pub fn push(&self, id: StreamId, data: Bytes, permit: Option<OwnedSemaphorePermit>) {
         let mut inner = self.inner.lock();
         let ended = inner.ended;
-        let Some(stream) = inner.streams.get_mut(&id) else { return };
+        let Some(stream) = inner.streams.get_mut(&id) else {
+            return;
+        };
         if ended {
             stream.state.update(&data);
             return;
@@ -156,7 +164,9 @@ impl Queue {
             }
             return;
         }
-        let Some(stream) = inner.streams.get_mut(&id) else { return };
+        let Some(stream) = inner.streams.get_mut(&id) else {
+            return;
+        };
         stream.answer = Some(answer);
         stream.deadline = Instant::now() + FINISH_WAIT;
         self.make_ready(&mut inner, id);
@@ -174,13 +184,17 @@ impl Queue {
     }
 
     fn make_ready(&self, inner: &mut Inner, id: StreamId) {
-        let Some(stream) = inner.streams.get_mut(&id) else { return };
+        let Some(stream) = inner.streams.get_mut(&id) else {
+            return;
+        };
         if !stream.in_ready && !stream.busy {
             stream.in_ready = true;
             inner.ready.push_back(id);
         }
-        // Most pushes change nothing for a sleeping thread: it has set itself an alarm for the nearest deadline.
-        if inner.sleeping && inner.wait(Instant::now()).is_none_or(|wait| wait < DATA_WAIT) {
+        // Most pushes change nothing for a sleeping thread: it wakes by itself at the nearest deadline.
+        let now = Instant::now();
+        let due = inner.wait(now).map(|wait| now + wait);
+        if inner.sleeping && due.is_some_and(|due| inner.alarm.is_none_or(|alarm| due < alarm)) {
             self.wake.notify_one();
         }
     }
@@ -206,6 +220,7 @@ impl Queue {
                 }
                 wait => {
                     inner.sleeping = true;
+                    inner.alarm = wait.map(|wait| now + wait);
                     match wait {
                         Some(wait) => drop(self.wake.wait_for(&mut inner, wait)),
                         None => self.wake.wait(&mut inner),
@@ -221,7 +236,9 @@ impl Queue {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         for (slice, state) in round.slices.iter().zip(&round.states) {
-            let Some(stream) = inner.streams.get_mut(&slice.id) else { continue };
+            let Some(stream) = inner.streams.get_mut(&slice.id) else {
+                continue;
+            };
             stream.state = *state;
             stream.busy = false;
             if !stream.in_ready && (!stream.data.is_empty() || stream.answer.is_some()) {
@@ -236,7 +253,13 @@ impl Inner {
     /// How long to wait for more company; `None` when nothing is ready at all.
     fn wait(&self, now: Instant) -> Option<Duration> {
         let full = self.ready.len() >= LANES.min(self.streams.len());
-        let due = || self.ready.iter().filter_map(|id| self.streams.get(id)).map(|stream| stream.deadline).min();
+        let due = || {
+            self.ready
+                .iter()
+                .filter_map(|id| self.streams.get(id))
+                .map(|stream| stream.deadline)
+                .min()
+        };
         match self.ready.is_empty() {
             true => None,
             false if full || self.closing => Some(Duration::ZERO),
@@ -249,18 +272,28 @@ impl Inner {
         while round.slices.len() < ROUND_STREAMS_MAX
             && let Some(id) = self.ready.pop_front()
         {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
             stream.in_ready = false;
             let Some((data, _)) = stream.data.front_mut() else {
                 self.end(id, round);
                 continue;
             };
             let now = data.split_to(data.len().min(slice_bytes));
-            let permit = if data.is_empty() { stream.data.pop_front().and_then(|(_, permit)| permit) } else { None };
+            let permit = if data.is_empty() {
+                stream.data.pop_front().and_then(|(_, permit)| permit)
+            } else {
+                None
+            };
             stream.bytes -= now.len();
             stream.busy = true;
             round.states.push(stream.state);
-            round.slices.push(Slice { id, data: now, _permit: permit });
+            round.slices.push(Slice {
+                id,
+                data: now,
+                _permit: permit,
+            });
         }
     }
 
@@ -268,7 +301,11 @@ impl Inner {
     fn slice_bytes(&self) -> usize {
         let round = self.ready.iter().take(ROUND_STREAMS_MAX);
         let pieces = round.filter_map(|id| Some(self.streams.get(id)?.data.front()?.0.len()));
-        pieces.filter(|bytes| *bytes >= SLICE_BYTES_MIN).min().unwrap_or(SLICE_BYTES).min(SLICE_BYTES)
+        pieces
+            .filter(|bytes| *bytes >= SLICE_BYTES_MIN)
+            .min()
+            .unwrap_or(SLICE_BYTES)
+            .min(SLICE_BYTES)
     }
 
     fn end(&mut self, id: StreamId, round: &mut Round) {

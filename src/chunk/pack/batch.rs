@@ -46,12 +46,20 @@ impl Record {
             written_at,
             payload_crc: 0,
         };
-        Ok(Self { header, verbatim: None, payload })
+        Ok(Self {
+            header,
+            verbatim: None,
+            payload,
+        })
     }
 
     /// A record that was read and verified: it is written again to the byte.
     pub fn verbatim(header: RecordHeader, bytes: [u8; HEADER_BYTES], payload: Bytes) -> Self {
-        Self { header, verbatim: Some(bytes), payload }
+        Self {
+            header,
+            verbatim: Some(bytes),
+            payload,
+        }
     }
 
     pub fn stored_bytes(&self) -> usize {
@@ -78,7 +86,11 @@ pub struct Append {
 
 impl Append {
     pub fn locations(&self, entries: &mut impl Iterator<Item = Entry>) -> Vec<Location> {
-        entries.by_ref().take(self.records.len()).map(|entry| entry.location).collect()
+        entries
+            .by_ref()
+            .take(self.records.len())
+            .map(|entry| entry.location)
+            .collect()
     }
 }
 
@@ -95,13 +107,20 @@ pub struct Staging {
 
 impl Staging {
     pub fn new(bytes: usize) -> Self {
-        Self { block: Block::new(bytes), filled: 0 }
+        Self {
+            block: Block::new(bytes),
+            filled: 0,
+        }
     }
 
     /// A writer that starts at `offset` of `file`, which is aligned.
     pub fn begin<'a>(&'a mut self, file: &'a AppendFile, offset: u64) -> StagedWriter<'a> {
         self.filled = 0;
-        StagedWriter { staging: self, file, offset }
+        StagedWriter {
+            staging: self,
+            file,
+            offset,
+        }
     }
 }
 
@@ -114,7 +133,12 @@ pub struct StagedWriter<'a> {
 impl StagedWriter<'_> {
     pub fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let room = self.staging.block.as_mut_slice().get_mut(self.staging.filled..).unwrap_or_default();
+            let room = self
+                .staging
+                .block
+                .as_mut_slice()
+                .get_mut(self.staging.filled..)
+                .unwrap_or_default();
             let count = room.len().min(bytes.len());
             let (now, later) = bytes.split_at(count);
             if let Some(room) = room.get_mut(..count) {
@@ -137,7 +161,12 @@ impl StagedWriter<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let bytes = self.staging.block.as_slice().get(..self.staging.filled).unwrap_or_default();
+        let bytes = self
+            .staging
+            .block
+            .as_slice()
+            .get(..self.staging.filled)
+            .unwrap_or_default();
         fail::fail_point!("pack-write", |_| Err(io::Error::other("injected write failure")));
         self.file.write_all_at(bytes, self.offset)?;
         self.offset += mem::take(&mut self.staging.filled) as u64;
@@ -169,10 +198,29 @@ pub fn write(
         writer.put(&record.header_bytes())?;
         writer.put(&record.payload)?;
         let stored_len = record.stored_bytes() as u32;
-        let RecordHeader { domain, id, codec, raw_len, payload_crc, .. } = record.header;
-        let location = Location { pack, offset: position, stored_len, raw_len, codec };
+        let RecordHeader {
+            domain,
+            id,
+            codec,
+            raw_len,
+            payload_crc,
+            ..
+        } = record.header;
+        let location = Location {
+            pack,
+            offset: position,
+            stored_len,
+            raw_len,
+            codec,
+        };
         let order = first_order + entries.len() as u32;
-        entries.push(Entry { id, domain, location, order, payload_crc });
+        entries.push(Entry {
+            id,
+            domain,
+            location,
+            order,
+            payload_crc,
+        });
         position += stored_len;
     }
     Ok(entries)

@@ -11,17 +11,36 @@ use crate::clock::Clock;
 use crate::ids::{ChunkId, DomainId, IdSource};
 
 fn record(seed: u8) -> NewRecord {
-    NewRecord { domain: DomainId(1), id: ChunkId([seed; 32]), raw: Bytes::from(vec![seed; 10_000]), encoded: None }
+    NewRecord {
+        domain: DomainId(1),
+        id: ChunkId([seed; 32]),
+        raw: Bytes::from(vec![seed; 10_000]),
+        encoded: None,
+    }
 }
 
 fn open(dir: &TempDir) -> PackSet {
     let ids = Arc::new(IdSource::new(Clock::system()));
-    let options = PackOptions { open_packs: 1, ..PackOptions::default() };
-    PackSet::open(dir.path(), options, ids, BufferPool::new(0), &prometheus::Registry::new()).unwrap()
+    let options = PackOptions {
+        open_packs: 1,
+        ..PackOptions::default()
+    };
+    PackSet::open(
+        dir.path(),
+        options,
+        ids,
+        BufferPool::new(0),
+        &prometheus::Registry::new(),
+    )
+    .unwrap()
 }
 
 async fn assert_reads(set: &PackSet, seed: u8, location: super::Location) {
-    let wanted = Wanted { location, domain: DomainId(1), id: ChunkId([seed; 32]) };
+    let wanted = Wanted {
+        location,
+        domain: DomainId(1),
+        id: ChunkId([seed; 32]),
+    };
     assert_eq!(set.read(Extent::new(wanted)).await.unwrap()[0].1, vec![seed; 10_000]);
 }
 

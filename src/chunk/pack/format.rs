@@ -34,7 +34,9 @@ fn seal(bytes: &mut [u8]) {
 }
 
 fn is_sealed(bytes: &[u8]) -> bool {
-    bytes.split_last_chunk::<4>().is_some_and(|(body, crc)| crc32c(body).to_le_bytes() == *crc)
+    bytes
+        .split_last_chunk::<4>()
+        .is_some_and(|(body, crc)| crc32c(body).to_le_bytes() == *crc)
 }
 
 pub fn file_header(pack: PackId) -> Vec<u8> {
@@ -87,8 +89,12 @@ impl Frame {
         let known = rest.get_u16_le() == VERSION && rest.get_u16_le() == FRAME_BYTES as u16 && rest.get_u32_le() == 0;
         let mut id = [0; 16];
         rest.copy_to_slice(&mut id);
-        let frame =
-            Self { pack: PackId(id), offset: rest.get_u32_le(), bytes: rest.get_u32_le(), records: rest.get_u32_le() };
+        let frame = Self {
+            pack: PackId(id),
+            offset: rest.get_u32_le(),
+            bytes: rest.get_u32_le(),
+            records: rest.get_u32_le(),
+        };
         let plausible = known
             && frame.pack == pack
             && u64::from(frame.offset) == offset
@@ -134,15 +140,21 @@ impl Trailer {
         }
         let mut rest = bytes.as_slice();
         rest.advance(TRAILER_MAGIC.len());
-        let known =
-            rest.get_u16_le() == VERSION && rest.get_u16_le() == TRAILER_BYTES as u16 && rest.get_u32_le() == 0;
+        let known = rest.get_u16_le() == VERSION && rest.get_u16_le() == TRAILER_BYTES as u16 && rest.get_u32_le() == 0;
         let mut id = [0; 16];
         rest.copy_to_slice(&mut id);
         let (table_offset, records, entry_bytes) = (rest.get_u64_le(), rest.get_u32_le(), rest.get_u32_le());
         let mut root = [0; 32];
         rest.copy_to_slice(&mut root);
-        let trailer = Self { pack: PackId(id), table_offset, records, root };
-        let end = table_offset.checked_add(trailer.table_bytes() as u64)?.checked_add(TRAILER_BYTES as u64)?;
+        let trailer = Self {
+            pack: PackId(id),
+            table_offset,
+            records,
+            root,
+        };
+        let end = table_offset
+            .checked_add(trailer.table_bytes() as u64)?
+            .checked_add(TRAILER_BYTES as u64)?;
         let plausible = known
             && trailer.pack == pack
             && entry_bytes as usize == ENTRY_BYTES
@@ -161,7 +173,10 @@ impl Trailer {
         if table.len() != self.table_bytes() || Self::root_of(&prefix, table) != self.root {
             return None;
         }
-        table.chunks_exact(ENTRY_BYTES).map(|bytes| decode_entry(bytes, self.pack)).collect()
+        table
+            .chunks_exact(ENTRY_BYTES)
+            .map(|bytes| decode_entry(bytes, self.pack))
+            .collect()
     }
 }
 
@@ -187,8 +202,20 @@ fn decode_entry(mut bytes: &[u8], pack: PackId) -> Option<Entry> {
     let (offset, stored_len, raw_len) = (bytes.get_u32_le(), bytes.get_u32_le(), bytes.get_u32_le());
     let (order, payload_crc) = (bytes.get_u32_le(), bytes.get_u32_le());
     let codec = Codec::from_u8(bytes.get_u8())?;
-    let location = Location { pack, offset, stored_len, raw_len, codec };
-    (stored_len as usize > HEADER_BYTES).then_some(Entry { id: ChunkId(id), domain, location, order, payload_crc })
+    let location = Location {
+        pack,
+        offset,
+        stored_len,
+        raw_len,
+        codec,
+    };
+    (stored_len as usize > HEADER_BYTES).then_some(Entry {
+        id: ChunkId(id),
+        domain,
+        location,
+        order,
+        payload_crc,
+    })
 }
 
 /// The footer of a pack whose records end before `table_offset`, which is aligned: table, padding, trailer; whole pages.

@@ -27,14 +27,35 @@ impl PackMetrics {
             registry.register(Box::new(histogram.clone()))?;
             Ok(histogram)
         };
-        let read_bytes = IntCounterVec::new(Opts::new("cairn_pack_read_bytes_total", "Bytes read from packs"), &["source"])?;
+        let read_bytes = IntCounterVec::new(
+            Opts::new("cairn_pack_read_bytes_total", "Bytes read from packs"),
+            &["source"],
+        )?;
         registry.register(Box::new(read_bytes.clone()))?;
         Ok(Self {
-            written_bytes: counter("cairn_pack_written_bytes_total", "Bytes written to packs, padding included")?,
+            written_bytes: counter(
+                "cairn_pack_written_bytes_total",
+                "Bytes written to packs, padding included",
+            )?,
             records: counter("cairn_pack_records_total", "Records made durable in packs")?,
-            sync_seconds: histogram("cairn_pack_sync_seconds", "Time of one fdatasync of a pack", 0.000_125, 2.0, 14)?,
-            batch_records: histogram("cairn_pack_batch_records", "Records that one sync covered", 1.0, 2.0, 10)?,
-            poisoned: counter("cairn_pack_poisoned_total", "Packs given up after a failed write or sync")?,
+            sync_seconds: histogram(
+                "cairn_pack_sync_seconds",
+                "Time of one fdatasync of a pack",
+                0.000_125,
+                2.0,
+                14,
+            )?,
+            batch_records: histogram(
+                "cairn_pack_batch_records",
+                "Records that one sync covered",
+                1.0,
+                2.0,
+                10,
+            )?,
+            poisoned: counter(
+                "cairn_pack_poisoned_total",
+                "Packs given up after a failed write or sync",
+            )?,
             sealed: counter("cairn_pack_sealed_total", "Packs sealed")?,
             damaged: counter("cairn_pack_damaged_total", "Records and footers found damaged")?,
             read_bytes,

@@ -78,7 +78,10 @@ pub const EXTENT_RAW_BYTES_MAX: usize = 2 * EXTENT_BYTES_MAX;
 
 impl Extent {
     pub fn new(first: Wanted) -> Self {
-        Self { records: vec![first], raw_bytes: first.location.raw_len as usize }
+        Self {
+            records: vec![first],
+            raw_bytes: first.location.raw_len as usize,
+        }
     }
 
     /// Adds the next record if it lies behind the last one in the same pack, near it, and the extent stays within its
@@ -100,7 +103,9 @@ impl Extent {
     }
 
     pub fn pack(&self) -> PackId {
-        self.records.first().map_or(PackId([0; 16]), |wanted| wanted.location.pack)
+        self.records
+            .first()
+            .map_or(PackId([0; 16]), |wanted| wanted.location.pack)
     }
 
     pub fn records(&self) -> &[Wanted] {
@@ -108,7 +113,10 @@ impl Extent {
     }
 
     fn byte_range(&self) -> Range<u64> {
-        let start = self.records.first().map_or(0, |wanted| u64::from(wanted.location.offset));
+        let start = self
+            .records
+            .first()
+            .map_or(0, |wanted| u64::from(wanted.location.offset));
         let end = self.records.last().map_or(0, |wanted| wanted.location.end());
         start..end
     }
@@ -222,7 +230,12 @@ pub enum ReadError {
     NotFound(PackId),
     /// The bytes at this place are not what was written. Never answered with wrong bytes.
     #[error("pack {pack} is damaged at {offset}: {reason}")]
-    Damaged { pack: PackId, offset: u64, id: Option<ChunkId>, reason: &'static str },
+    Damaged {
+        pack: PackId,
+        offset: u64,
+        id: Option<ChunkId>,
+        reason: &'static str,
+    },
     /// A whole record, but of another chunk: the location is stale.
     #[error("pack {pack} has chunk {found} at {offset}, not the one that was sought")]
     WrongChunk { pack: PackId, offset: u64, found: ChunkId },

@@ -41,7 +41,10 @@ pub async fn read(shared: &Arc<Shared>, extent: Extent) -> Result<Vec<(ChunkId, 
         let buffer = shared.pool.take(length_of(&range)).await;
         let bytes = fill(shared, &extent, buffer, range.clone()).await?;
         let found = verify_all(shared, &extent, &bytes, range.start)?;
-        return Ok(found.into_iter().map(|found| (found.header.id, found.payload)).collect());
+        return Ok(found
+            .into_iter()
+            .map(|found| (found.header.id, found.payload))
+            .collect());
     }
     let (buffer, plain) = shared.pool.take_two(length_of(&range), decoded_bytes).await;
     let bytes = fill(shared, &extent, buffer, range.clone()).await?;
@@ -49,11 +52,18 @@ pub async fn read(shared: &Arc<Shared>, extent: Extent) -> Result<Vec<(ChunkId, 
         return decode_all(shared, &extent, &bytes, range.start, plain);
     }
     let shared = Arc::clone(shared);
-    blocking(extent.pack(), move || decode_all(&shared, &extent, &bytes, range.start, plain)).await
+    blocking(extent.pack(), move || {
+        decode_all(&shared, &extent, &bytes, range.start, plain)
+    })
+    .await
 }
 
 fn decoded_bytes(wanted: &Wanted) -> usize {
-    if wanted.location.codec == Codec::Raw { 0 } else { wanted.location.raw_len as usize }
+    if wanted.location.codec == Codec::Raw {
+        0
+    } else {
+        wanted.location.raw_len as usize
+    }
 }
 
 fn aligned_range(extent: &Extent) -> Range<u64> {
@@ -70,7 +80,10 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, ReadError> + Send + 'static,
 {
-    let failed = |error| ReadError::Io { pack, error: io::Error::other(error) };
+    let failed = |error| ReadError::Io {
+        pack,
+        error: io::Error::other(error),
+    };
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
@@ -91,12 +104,22 @@ async fn fill(
     let length = length_of(&range);
     buffer.set_filled(length);
     if buffer.len() != length {
-        return Err(damaged(shared, extent, range.start, None, "an extent is longer than any buffer"));
+        return Err(damaged(
+            shared,
+            extent,
+            range.start,
+            None,
+            "an extent is longer than any buffer",
+        ));
     }
     let file = shared.handle(id).map_err(failed)?;
     let visit = shared.reads_before.visit(id, range.start);
     if visit == Visit::Later && file.read_cached(&mut buffer, range.start) {
-        shared.metrics.read_bytes.with_label_values(&["cache"]).inc_by(length as u64);
+        shared
+            .metrics
+            .read_bytes
+            .with_label_values(&["cache"])
+            .inc_by(length as u64);
         return Ok(buffer.freeze());
     }
     // The semaphore is never closed; without a permit the read would only be unbounded.
@@ -107,7 +130,11 @@ async fn fill(
         Ok((buffer, count))
     })
     .await?;
-    shared.metrics.read_bytes.with_label_values(&["disk"]).inc_by(count as u64);
+    shared
+        .metrics
+        .read_bytes
+        .with_label_values(&["disk"])
+        .inc_by(count as u64);
     buffer.set_filled(count);
     Ok(buffer.freeze())
 }
@@ -120,19 +147,22 @@ fn read_uncached(file: &ReadFile, buffer: &mut PooledBuf, offset: u64, visit: Vi
     }
 }
 
-fn damaged(
-    shared: &Shared,
-    extent: &Extent,
-    offset: u64,
-    id: Option<ChunkId>,
-    reason: &'static str,
-) -> ReadError {
+fn damaged(shared: &Shared, extent: &Extent, offset: u64, id: Option<ChunkId>, reason: &'static str) -> ReadError {
     shared.metrics.damaged.inc();
-    ReadError::Damaged { pack: extent.pack(), offset, id, reason }
+    ReadError::Damaged {
+        pack: extent.pack(),
+        offset,
+        id,
+        reason,
+    }
 }
 
 fn verify_all(shared: &Shared, extent: &Extent, bytes: &Bytes, start: u64) -> Result<Vec<Found>, ReadError> {
-    extent.records().iter().map(|wanted| verify(shared, extent, wanted, bytes, start)).collect()
+    extent
+        .records()
+        .iter()
+        .map(|wanted| verify(shared, extent, wanted, bytes, start))
+        .collect()
 }
 
 fn verify(shared: &Shared, extent: &Extent, wanted: &Wanted, bytes: &Bytes, start: u64) -> Result<Found, ReadError> {
@@ -148,7 +178,11 @@ fn verify(shared: &Shared, extent: &Extent, wanted: &Wanted, bytes: &Bytes, star
         RecordError::Lengths => bad("the lengths are out of bounds"),
     })?;
     if header.id != wanted.id || header.domain != wanted.domain {
-        return Err(ReadError::WrongChunk { pack: extent.pack(), offset, found: header.id });
+        return Err(ReadError::WrongChunk {
+            pack: extent.pack(),
+            offset,
+            found: header.id,
+        });
     }
     let stored_len = HEADER_BYTES as u32 + header.payload_len;
     if stored_len != location.stored_len || header.raw_len != location.raw_len || header.codec != location.codec {
@@ -162,8 +196,14 @@ fn verify(shared: &Shared, extent: &Extent, wanted: &Wanted, bytes: &Bytes, star
     if crc32c(&payload) != header.payload_crc {
         return Err(bad("the payload fails its checksum"));
     }
-    let header_bytes = *rest.first_chunk().ok_or_else(|| bad("the file ends inside its header"))?;
-    Ok(Found { header, header_bytes, payload })
+    let header_bytes = *rest
+        .first_chunk()
+        .ok_or_else(|| bad("the file ends inside its header"))?;
+    Ok(Found {
+        header,
+        header_bytes,
+        payload,
+    })
 }
 
 fn decode_all(
@@ -181,12 +221,22 @@ fn decode_all(
             continue;
         }
         let range = decode(&shared.codecs, found, &mut plain);
-        let failed = || damaged(shared, extent, u64::from(wanted.location.offset), Some(wanted.id), "it does not decode");
+        let failed = || {
+            damaged(
+                shared,
+                extent,
+                u64::from(wanted.location.offset),
+                Some(wanted.id),
+                "it does not decode",
+            )
+        };
         ranges.push(Some(range.ok_or_else(failed)?));
     }
     let plain = plain.freeze();
     let pairs = found.into_iter().zip(ranges);
-    Ok(pairs.map(|(found, range)| (found.header.id, range.map_or(found.payload, |range| plain.slice(range)))).collect())
+    Ok(pairs
+        .map(|(found, range)| (found.header.id, range.map_or(found.payload, |range| plain.slice(range))))
+        .collect())
 }
 
 /// Decodes behind what `plain` holds and answers where.

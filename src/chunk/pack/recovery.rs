@@ -23,7 +23,10 @@ pub fn open_all(dir: &Path, direct: bool) -> Result<(Vec<PackInfo>, Vec<Recovere
         }
         for path in entries(&bucket)? {
             let Some(id) = pack_id(&path).filter(|id| path_in(dir, *id) == path) else {
-                return Err(OpenError::Unreadable { path, reason: "this file is no pack; move it away" });
+                return Err(OpenError::Unreadable {
+                    path,
+                    reason: "this file is no pack; move it away",
+                });
             };
             let (info, repair) = open_one(&path, id, direct).map_err(|error| at(&path, error))?;
             packs.extend(info);
@@ -34,11 +37,18 @@ pub fn open_all(dir: &Path, direct: bool) -> Result<(Vec<PackInfo>, Vec<Recovere
 }
 
 fn at(path: &Path, error: io::Error) -> OpenError {
-    OpenError::Io { path: path.to_path_buf(), error }
+    OpenError::Io {
+        path: path.to_path_buf(),
+        error,
+    }
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
-    let list = || fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    let list = || {
+        fs::read_dir(dir)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<Vec<_>>>()
+    };
     list().map_err(|error| at(dir, error))
 }
 
@@ -50,12 +60,24 @@ fn open_one(path: &Path, id: PackId, direct: bool) -> io::Result<(Option<PackInf
     let file = ReadFile::open(path, false)?;
     let length = file.length()?;
     if length.is_multiple_of(ALIGNMENT as u64) && read_trailer(&file, id)?.is_some() {
-        return Ok((Some(PackInfo { id, state: PackState::Sealed, bytes: length }), None));
+        return Ok((
+            Some(PackInfo {
+                id,
+                state: PackState::Sealed,
+                bytes: length,
+            }),
+            None,
+        ));
     }
     let had_end = ends_in_bytes(&file)?;
     let found = scan(&file, id, length)?;
     let records = found.entries.len() as u32;
-    let report = |kind| Recovered { pack: id, kind, records, dropped: found.dropped };
+    let report = |kind| Recovered {
+        pack: id,
+        kind,
+        records,
+        dropped: found.dropped,
+    };
     if found.entries.is_empty() {
         remove_file_synced(path)?;
         return Ok((None, Some(report(RecoveredKind::Removed))));
@@ -69,6 +91,17 @@ fn open_one(path: &Path, id: PackId, direct: bool) -> io::Result<(Option<PackInf
     writer.put(&footer)?;
     writer.finish()?;
     file.truncate_and_sync(bytes)?;
-    let kind = if had_end { RecoveredKind::FooterRebuilt } else { RecoveredKind::Sealed };
-    Ok((Some(PackInfo { id, state: PackState::Sealed, bytes }), Some(report(kind))))
+    let kind = if had_end {
+        RecoveredKind::FooterRebuilt
+    } else {
+        RecoveredKind::Sealed
+    };
+    Ok((
+        Some(PackInfo {
+            id,
+            state: PackState::Sealed,
+            bytes,
+        }),
+        Some(report(kind)),
+    ))
 }

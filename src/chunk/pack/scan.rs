@@ -23,7 +23,9 @@ pub struct Scan {
 /// Reads the trailer; `None` when the file does not end with one of this pack.
 pub fn read_trailer(file: &ReadFile, pack: PackId) -> io::Result<Option<Trailer>> {
     let length = file.length()?;
-    let Some(offset) = length.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let Some(offset) = length.checked_sub(TRAILER_BYTES as u64) else {
+        return Ok(None);
+    };
     let mut bytes = [0; TRAILER_BYTES];
     file.read_at(&mut bytes, offset)?;
     Ok(Trailer::decode(&bytes, pack, length))
@@ -39,12 +41,17 @@ pub fn ends_in_bytes(file: &ReadFile) -> io::Result<bool> {
 /// Scans `file` up to `limit`. Behind a torn or damaged frame the next one is looked for page by page, so that what was
 /// synced later is still found.
 pub fn scan(file: &ReadFile, pack: PackId, limit: u64) -> io::Result<Scan> {
-    let mut found = Scan { end: FILE_HEADER_BYTES as u64, ..Scan::default() };
+    let mut found = Scan {
+        end: FILE_HEADER_BYTES as u64,
+        ..Scan::default()
+    };
     let mut window = Window::new(file, limit);
     let mut payload = Vec::new();
     let mut position = FILE_HEADER_BYTES as u64;
     while position < limit {
-        let frame = window.at(position, FRAME_BYTES)?.and_then(|bytes| Frame::decode(bytes, pack, position));
+        let frame = window
+            .at(position, FRAME_BYTES)?
+            .and_then(|bytes| Frame::decode(bytes, pack, position));
         match frame.filter(|frame| position + u64::from(frame.bytes) <= limit) {
             Some(frame) => {
                 scan_frame(&frame, &mut window, &mut payload, &mut found)?;
@@ -61,7 +68,9 @@ fn scan_frame(frame: &Frame, window: &mut Window<'_>, payload: &mut Vec<u8>, fou
     let end = u64::from(frame.offset) + u64::from(frame.bytes);
     let mut position = u64::from(frame.offset) + FRAME_BYTES as u64;
     for index in 0..frame.records {
-        let header = window.at(position, HEADER_BYTES)?.and_then(|bytes| RecordHeader::decode(bytes).ok());
+        let header = window
+            .at(position, HEADER_BYTES)?
+            .and_then(|bytes| RecordHeader::decode(bytes).ok());
         let Some(header) = header.filter(|header| position + stored_bytes(header) <= end) else {
             // Without its length the next one cannot be found.
             found.dropped = found.dropped.saturating_add(frame.records - index);
@@ -70,7 +79,9 @@ fn scan_frame(frame: &Frame, window: &mut Window<'_>, payload: &mut Vec<u8>, fou
         payload.resize(header.payload_len as usize, 0);
         let count = window.file.read_at(payload, position + HEADER_BYTES as u64)?;
         if count == payload.len() && crc32c(payload) == header.payload_crc && found.entries.len() < PACK_RECORDS_MAX {
-            found.entries.push(entry(frame.pack, position, &header, found.entries.len() as u32));
+            found
+                .entries
+                .push(entry(frame.pack, position, &header, found.entries.len() as u32));
         } else {
             found.dropped = found.dropped.saturating_add(1);
         }
@@ -92,7 +103,13 @@ fn entry(pack: PackId, position: u64, header: &RecordHeader, order: u32) -> Entr
         raw_len: header.raw_len,
         codec: header.codec,
     };
-    Entry { id: header.id, domain: header.domain, location, order, payload_crc: header.payload_crc }
+    Entry {
+        id: header.id,
+        domain: header.domain,
+        location,
+        order,
+        payload_crc: header.payload_crc,
+    }
 }
 
 /// Small structures of a file, read a mebibyte at a time.
@@ -105,7 +122,12 @@ struct Window<'a> {
 
 impl<'a> Window<'a> {
     fn new(file: &'a ReadFile, limit: u64) -> Self {
-        Self { file, limit, start: 0, bytes: Vec::new() }
+        Self {
+            file,
+            limit,
+            start: 0,
+            bytes: Vec::new(),
+        }
     }
 
     /// `length` bytes at `offset`; `None` behind the limit.

@@ -50,13 +50,24 @@ impl PackSet {
         }
         let shared = Arc::new(Shared::new(dir, options, ids, pool, metrics));
         shared.packs.write().extend(
-            found.into_iter().map(|info| (info.id, Arc::new(Pack::new(info.id, info.state, info.bytes)))),
+            found
+                .into_iter()
+                .map(|info| (info.id, Arc::new(Pack::new(info.id, info.state, info.bytes)))),
         );
-        let mut set = Self { shared, syncers: Vec::new(), recovered };
+        let mut set = Self {
+            shared,
+            syncers: Vec::new(),
+            recovered,
+        };
         for slot in 0..set.shared.slots.len() {
             let syncer = Syncer::new(Arc::clone(&set.shared), slot);
-            let spawned = thread::Builder::new().name(format!("pack-{slot}")).spawn(move || syncer.run());
-            set.syncers.push(spawned.map_err(|error| OpenError::Io { path: dir.to_path_buf(), error })?);
+            let spawned = thread::Builder::new()
+                .name(format!("pack-{slot}"))
+                .spawn(move || syncer.run());
+            set.syncers.push(spawned.map_err(|error| OpenError::Io {
+                path: dir.to_path_buf(),
+                error,
+            })?);
         }
         Ok(set)
     }
@@ -70,7 +81,8 @@ impl PackSet {
     /// order. Dropping the future does not undo it.
     pub async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Location>, AppendError> {
         let prepare = |record| Record::new(record, self.shared.written_at());
-        self.append_prepared(records.into_iter().map(prepare).collect::<Result<_, _>>()?).await
+        self.append_prepared(records.into_iter().map(prepare).collect::<Result<_, _>>()?)
+            .await
     }
 
     async fn append_prepared(&self, records: Vec<Record>) -> Result<Vec<Location>, AppendError> {
@@ -96,7 +108,9 @@ impl PackSet {
     /// Appends an extent's records to an open pack as they are stored, verified but not decoded.
     pub async fn copy(&self, extent: Extent) -> Result<Vec<Location>, CopyError> {
         let found = reader::read_stored(&self.shared, &extent).await?;
-        let records = found.into_iter().map(|found| Record::verbatim(found.header, found.header_bytes, found.payload));
+        let records = found
+            .into_iter()
+            .map(|found| Record::verbatim(found.header, found.header_bytes, found.payload));
         Ok(self.append_prepared(records.collect()).await?)
     }
 
@@ -122,7 +136,10 @@ impl PackSet {
             let _held = lease;
             read_entries(&shared, id).map(Arc::from)
         };
-        tokio::task::spawn_blocking(read).await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| failed(io::Error::other(error)))?
+            .map_err(failed)
     }
 
     /// All packs, by id.
@@ -147,10 +164,15 @@ impl PackSet {
     /// Waits out the readers of a sealed or poisoned pack and removes it, durably. A pack that does not exist is
     /// removed already; an open one is refused.
     pub async fn delete(&self, id: PackId) -> Result<(), ReadError> {
-        let Some(pack) = self.shared.pack(id) else { return Ok(()) };
+        let Some(pack) = self.shared.pack(id) else {
+            return Ok(());
+        };
         let failed = move |error| ReadError::Io { pack: id, error };
         if pack.status.lock().state == PackState::Open {
-            return Err(failed(io::Error::new(io::ErrorKind::ResourceBusy, "the pack takes appends")));
+            return Err(failed(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "the pack takes appends",
+            )));
         }
         let mut gone = Arc::clone(&pack.gone).write_owned().await;
         let shared = Arc::clone(&self.shared);
@@ -159,7 +181,10 @@ impl PackSet {
             *gone = true;
             Ok(())
         };
-        tokio::task::spawn_blocking(remove).await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
+        tokio::task::spawn_blocking(remove)
+            .await
+            .map_err(|error| failed(io::Error::other(error)))?
+            .map_err(failed)
     }
 }
 
@@ -198,7 +223,9 @@ fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     }
     shared.metrics.damaged.inc();
     let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
-    let Scan { mut entries, dropped, .. } = scan(&file, id, limit)?;
+    let Scan {
+        mut entries, dropped, ..
+    } = scan(&file, id, limit)?;
     tracing::error!(pack = %id, records = entries.len(), dropped, "a footer is damaged; its records come from a scan");
     entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
     Ok(entries)

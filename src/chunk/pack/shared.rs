@@ -36,13 +36,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(
-        dir: &Path,
-        options: PackOptions,
-        ids: Arc<IdSource>,
-        pool: BufferPool,
-        metrics: PackMetrics,
-    ) -> Self {
+    pub fn new(dir: &Path, options: PackOptions, ids: Arc<IdSource>, pool: BufferPool, metrics: PackMetrics) -> Self {
         // The front of a fresh id is Unix milliseconds and 16 random bits: above whatever an earlier process counted to.
         let start = ids.next().first_chunk().map_or(0, |front| u64::from_be_bytes(*front));
         Self {
@@ -86,7 +80,9 @@ impl Shared {
 
     /// The slot with the fewest bytes ahead.
     pub fn idlest_slot(&self) -> Option<&Slot> {
-        self.slots.iter().min_by_key(|slot| slot.bytes_ahead.load(Ordering::Relaxed))
+        self.slots
+            .iter()
+            .min_by_key(|slot| slot.bytes_ahead.load(Ordering::Relaxed))
     }
 }
 
@@ -128,7 +124,9 @@ impl ReadsBefore {
         let random = pack.0.last_chunk().map_or(0, |end| u64::from_be_bytes(*end));
         let first = random.wrapping_add(offset).wrapping_mul(0x9E37_79B9_7F4A_7C15) & !3 | 1;
         let place = usize::try_from(first >> 32).unwrap_or(0) % READS_REMEMBERED;
-        let Some(slot) = self.0.get(place) else { return Visit::First };
+        let Some(slot) = self.0.get(place) else {
+            return Visit::First;
+        };
         let seen = slot.load(Ordering::Relaxed);
         if seen == first {
             slot.store(first + 1, Ordering::Relaxed);
@@ -159,13 +157,25 @@ pub struct Status {
 
 impl Pack {
     pub fn new(id: PackId, state: PackState, bytes: u64) -> Self {
-        let status = Mutex::new(Status { state, bytes, entries: Vec::new() });
-        Self { id, status, gone: Arc::new(tokio::sync::RwLock::new(false)) }
+        let status = Mutex::new(Status {
+            state,
+            bytes,
+            entries: Vec::new(),
+        });
+        Self {
+            id,
+            status,
+            gone: Arc::new(tokio::sync::RwLock::new(false)),
+        }
     }
 
     pub fn info(&self) -> PackInfo {
         let status = self.status.lock();
-        PackInfo { id: self.id, state: status.state, bytes: status.bytes }
+        PackInfo {
+            id: self.id,
+            state: status.state,
+            bytes: status.bytes,
+        }
     }
 }
 

@@ -43,7 +43,12 @@ struct OpenPack {
 
 impl Syncer {
     pub fn new(shared: Arc<Shared>, slot: usize) -> Self {
-        Self { shared, slot, staging: Staging::new(STAGING_BYTES), open: None }
+        Self {
+            shared,
+            slot,
+            staging: Staging::new(STAGING_BYTES),
+            open: None,
+        }
     }
 
     pub fn run(mut self) {
@@ -125,7 +130,11 @@ impl Syncer {
     fn write(&mut self, batch: &mut [Append]) -> Result<Vec<Entry>, AppendError> {
         let bytes = batch_bytes(batch);
         let records: usize = batch.iter().map(|append| append.records.len()).sum();
-        if self.open.as_ref().is_some_and(|open| open.is_full(bytes, records, self.shared.options.pack_bytes)) {
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.is_full(bytes, records, self.shared.options.pack_bytes))
+        {
             // A pack that cannot be sealed is given up like any other; its records stay where they are.
             if let Err(error) = self.seal() {
                 tracing::error!(%error, "a pack could not be sealed");
@@ -145,7 +154,9 @@ impl Syncer {
         if self.open.is_none() {
             self.open = Some(self.create()?);
         }
-        let Some(open) = self.open.as_mut() else { return Err(io::Error::other("no pack is open")) };
+        let Some(open) = self.open.as_mut() else {
+            return Err(io::Error::other("no pack is open"));
+        };
         let first = open.records == 0;
         let start = if first { 0 } else { open.end };
         let mut writer = self.staging.begin(&open.file, start);
@@ -160,7 +171,9 @@ impl Syncer {
         metrics.sync_seconds.observe(begun.elapsed().as_secs_f64());
         metrics.batch_records.observe(entries.len() as f64);
         metrics.records.inc_by(entries.len() as u64);
-        metrics.written_bytes.inc_by(bytes + if first { FILE_HEADER_BYTES as u64 } else { 0 });
+        metrics
+            .written_bytes
+            .inc_by(bytes + if first { FILE_HEADER_BYTES as u64 } else { 0 });
         open.end += bytes;
         open.records += entries.len();
         let mut status = open.pack.status.lock();
@@ -182,7 +195,12 @@ impl Syncer {
         sync_dir(parent)?;
         let pack = Arc::new(Pack::new(id, PackState::Open, FILE_HEADER_BYTES as u64));
         self.shared.packs.write().insert(id, Arc::clone(&pack));
-        Ok(OpenPack { pack, file, end: FILE_HEADER_BYTES as u64, records: 0 })
+        Ok(OpenPack {
+            pack,
+            file,
+            end: FILE_HEADER_BYTES as u64,
+            records: 0,
+        })
     }
 
     /// Gives up the open pack after a failed write or sync. `false` when there is none: then nothing was written.

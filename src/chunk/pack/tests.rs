@@ -15,7 +15,13 @@ use crate::ids::IdSource;
 const DOMAIN: DomainId = DomainId(5);
 
 fn open(dir: &Path) -> PackSet {
-    open_with(dir, PackOptions { pack_bytes: 1 << 20, ..PackOptions::default() })
+    open_with(
+        dir,
+        PackOptions {
+            pack_bytes: 1 << 20,
+            ..PackOptions::default()
+        },
+    )
 }
 
 fn open_with(dir: &Path, options: PackOptions) -> PackSet {
@@ -25,16 +31,28 @@ fn open_with(dir: &Path, options: PackOptions) -> PackSet {
 
 fn noise(length: usize, seed: u64) -> Bytes {
     let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
     bytes.into()
 }
 
 fn record(raw: Bytes) -> NewRecord {
-    NewRecord { domain: DOMAIN, id: ChunkId(*blake3::hash(&raw).as_bytes()), raw, encoded: None }
+    NewRecord {
+        domain: DOMAIN,
+        id: ChunkId(*blake3::hash(&raw).as_bytes()),
+        raw,
+        encoded: None,
+    }
 }
 
 fn wanted(raw: &Bytes, location: Location) -> Wanted {
-    Wanted { location, domain: DOMAIN, id: ChunkId(*blake3::hash(raw).as_bytes()) }
+    Wanted {
+        location,
+        domain: DOMAIN,
+        id: ChunkId(*blake3::hash(raw).as_bytes()),
+    }
 }
 
 async fn read_one(set: &PackSet, raw: &Bytes, location: Location) -> Result<Bytes, ReadError> {
@@ -42,7 +60,12 @@ async fn read_one(set: &PackSet, raw: &Bytes, location: Location) -> Result<Byte
 }
 
 fn pack_files(dir: &Path) -> Vec<PathBuf> {
-    let list = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let list = |dir: &Path| {
+        fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect::<Vec<_>>()
+    };
     let mut files: Vec<_> = list(dir).iter().flat_map(|bucket| list(bucket)).collect();
     files.sort();
     files
@@ -63,8 +86,16 @@ fn image(dir: &Path) -> TempDir {
 async fn records_come_back_from_open_and_sealed_packs() {
     let dir = TempDir::new().unwrap();
     for direct in [true, false] {
-        let set = open_with(&dir.path().join(direct.to_string()), PackOptions { direct, ..PackOptions::default() });
-        let raws: Vec<Bytes> = [1, 4096, 65_536, 100_001, 4 << 20].map(|length| noise(length, length as u64)).into();
+        let set = open_with(
+            &dir.path().join(direct.to_string()),
+            PackOptions {
+                direct,
+                ..PackOptions::default()
+            },
+        );
+        let raws: Vec<Bytes> = [1, 4096, 65_536, 100_001, 4 << 20]
+            .map(|length| noise(length, length as u64))
+            .into();
         let locations = set.append(raws.iter().cloned().map(record).collect()).await.unwrap();
         for round in 0..3 {
             for (raw, location) in raws.iter().zip(&locations) {
@@ -80,23 +111,39 @@ async fn records_come_back_from_open_and_sealed_packs() {
         assert!(entries.is_sorted_by_key(|entry| entry.id) && entries.len() == raws.len());
         let mut by_order: Vec<_> = entries.to_vec();
         by_order.sort_by_key(|entry| entry.order);
-        assert_eq!(by_order.iter().map(|entry| entry.location).collect::<Vec<_>>(), locations);
+        assert_eq!(
+            by_order.iter().map(|entry| entry.location).collect::<Vec<_>>(),
+            locations
+        );
     }
 }
 
 #[tokio::test]
 async fn an_extent_mixes_codecs_and_spans_batches() {
     let dir = TempDir::new().unwrap();
-    let set = open_with(dir.path(), PackOptions { open_packs: 1, ..PackOptions::default() });
+    let set = open_with(
+        dir.path(),
+        PackOptions {
+            open_packs: 1,
+            ..PackOptions::default()
+        },
+    );
     let codecs = Codecs::new(1);
     let mut extent: Option<Extent> = None;
     let mut raws = Vec::new();
     for number in 0..12u64 {
-        let raw = if number % 2 == 0 { noise(30_000, number) } else { Bytes::from(format!("line {number}\n").repeat(4000)) };
+        let raw = if number % 2 == 0 {
+            noise(30_000, number)
+        } else {
+            Bytes::from(format!("line {number}\n").repeat(4000))
+        };
         let mut stored = Vec::new();
         let codec = codecs.encode(&raw, Compression::default(), Hint::Unknown, &mut stored);
         assert_eq!(codec == Codec::Raw, number % 2 == 0);
-        let new = NewRecord { encoded: (codec != Codec::Raw).then_some((codec, stored)), ..record(raw.clone()) };
+        let new = NewRecord {
+            encoded: (codec != Codec::Raw).then_some((codec, stored)),
+            ..record(raw.clone())
+        };
         let location = set.append(vec![new]).await.unwrap()[0];
         match &mut extent {
             None => extent = Some(Extent::new(wanted(&raw, location))),
@@ -141,7 +188,12 @@ async fn full_packs_are_sealed_and_a_restart_finds_everything() {
     let clean = open(dir.path());
     assert!(clean.recovered().is_empty());
     let after_kill = open(killed.path());
-    assert!(after_kill.recovered().iter().all(|pack| pack.kind == RecoveredKind::Sealed && pack.dropped == 0));
+    assert!(
+        after_kill
+            .recovered()
+            .iter()
+            .all(|pack| pack.kind == RecoveredKind::Sealed && pack.dropped == 0)
+    );
     assert!(!after_kill.recovered().is_empty());
     for (raw, location) in &written {
         assert_eq!(read_one(&clean, raw, *location).await.unwrap(), raw);
@@ -167,15 +219,27 @@ async fn a_flipped_byte_is_damage_and_never_other_bytes() {
         fs::write(&path, &bytes).unwrap();
         let set = open(dir.path());
         let answer = read_one(&set, &raws[0], locations[0]).await;
-        assert!(matches!(answer, Err(ReadError::Damaged { .. })), "offset {offset}: {answer:?}");
+        assert!(
+            matches!(answer, Err(ReadError::Damaged { .. })),
+            "offset {offset}: {answer:?}"
+        );
         assert_eq!(read_one(&set, &raws[1], locations[1]).await.unwrap(), raws[1]);
     }
     fs::write(&path, &whole).unwrap();
     let set = open(dir.path());
     let stale = wanted(&raws[1], locations[0]);
-    assert!(matches!(set.read(Extent::new(stale)).await, Err(ReadError::WrongChunk { .. })));
-    let behind = Location { offset: 900_000_000, ..locations[0] };
-    assert!(matches!(read_one(&set, &raws[0], behind).await, Err(ReadError::Damaged { .. })));
+    assert!(matches!(
+        set.read(Extent::new(stale)).await,
+        Err(ReadError::WrongChunk { .. })
+    ));
+    let behind = Location {
+        offset: 900_000_000,
+        ..locations[0]
+    };
+    assert!(matches!(
+        read_one(&set, &raws[0], behind).await,
+        Err(ReadError::Damaged { .. })
+    ));
 }
 
 #[tokio::test]
@@ -203,7 +267,10 @@ async fn a_damaged_footer_is_found_and_rebuilt() {
             for (pack, known) in &entries {
                 assert_eq!(set.records(pack.id).await.unwrap(), *known, "{from_end} from the end");
             }
-            let rebuilt = set.recovered().iter().any(|pack| pack.kind == RecoveredKind::FooterRebuilt);
+            let rebuilt = set
+                .recovered()
+                .iter()
+                .any(|pack| pack.kind == RecoveredKind::FooterRebuilt);
             assert_eq!(rebuilt, from_end <= 128);
         }
         fs::write(&path, &whole).unwrap();
@@ -221,7 +288,10 @@ async fn deletion_waits_for_nobody_but_readers_and_is_final() {
     let held = read_one(&set, &raw, location).await.unwrap();
     set.delete(location.pack).await.unwrap();
     set.delete(location.pack).await.unwrap();
-    assert!(matches!(read_one(&set, &raw, location).await, Err(ReadError::NotFound(_))));
+    assert!(matches!(
+        read_one(&set, &raw, location).await,
+        Err(ReadError::NotFound(_))
+    ));
     assert!(matches!(set.records(location.pack).await, Err(ReadError::NotFound(_))));
     assert_eq!(held, raw);
     assert!(set.packs().is_empty() && pack_files(dir.path()).is_empty());
@@ -231,23 +301,44 @@ async fn deletion_waits_for_nobody_but_readers_and_is_final() {
 async fn what_is_no_record_is_refused() {
     let dir = TempDir::new().unwrap();
     let set = open(dir.path());
-    assert!(matches!(set.append(vec![record(Bytes::new())]).await, Err(AppendError::Size { .. })));
-    assert!(matches!(set.append(vec![record(noise(9 << 20, 1))]).await, Err(AppendError::Size { .. })));
+    assert!(matches!(
+        set.append(vec![record(Bytes::new())]).await,
+        Err(AppendError::Size { .. })
+    ));
+    assert!(matches!(
+        set.append(vec![record(noise(9 << 20, 1))]).await,
+        Err(AppendError::Size { .. })
+    ));
     assert_eq!(set.append(Vec::new()).await.unwrap(), []);
     fs::create_dir_all(dir.path().join("aa")).unwrap();
     fs::write(dir.path().join("aa/stranger"), b"?").unwrap();
     let ids = Arc::new(IdSource::new(Clock::system()));
-    let again =
-        PackSet::open(dir.path(), PackOptions::default(), ids, BufferPool::new(0), &prometheus::Registry::new());
+    let again = PackSet::open(
+        dir.path(),
+        PackOptions::default(),
+        ids,
+        BufferPool::new(0),
+        &prometheus::Registry::new(),
+    );
     assert!(matches!(again, Err(OpenError::Unreadable { .. })));
 }
 
 /// One pack with `batches` synced batches of two records, unsealed.
 fn unsealed(batches: u64) -> (TempDir, PathBuf, Vec<(Bytes, Location)>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let dir = TempDir::new().unwrap();
-        let set = open_with(dir.path(), PackOptions { open_packs: 1, pack_bytes: 1 << 19, ..PackOptions::default() });
+        let set = open_with(
+            dir.path(),
+            PackOptions {
+                open_packs: 1,
+                pack_bytes: 1 << 19,
+                ..PackOptions::default()
+            },
+        );
         let mut written = Vec::new();
         for batch in 0..batches {
             let raws = [noise(7000, batch * 2), noise(9000, batch * 2 + 1)];
@@ -261,7 +352,10 @@ fn unsealed(batches: u64) -> (TempDir, PathBuf, Vec<(Bytes, Location)>) {
 }
 
 fn check_recovered(dir: &Path, synced: &[(Bytes, Location)]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let set = open(dir);
         for (raw, location) in synced {

@@ -58,7 +58,10 @@ impl BufferPool {
         Self(Arc::new(Shared {
             budget_bytes,
             pages: Arc::new(Semaphore::new(budget_bytes / ALIGNMENT)),
-            blocks: Mutex::new(Blocks { free: [const { Vec::new() }; CLASSES.len()], allocated_bytes: 0 }),
+            blocks: Mutex::new(Blocks {
+                free: [const { Vec::new() }; CLASSES.len()],
+                allocated_bytes: 0,
+            }),
         }))
     }
 
@@ -108,7 +111,15 @@ impl BufferPool {
 
     fn buffer(&self, class: usize, permit: OwnedSemaphorePermit) -> PooledBuf {
         let block = self.0.block(class);
-        PooledBuf { length: 0, lease: Lease { class, block: Some(block), shared: Arc::clone(&self.0), _permit: permit } }
+        PooledBuf {
+            length: 0,
+            lease: Lease {
+                class,
+                block: Some(block),
+                shared: Arc::clone(&self.0),
+                _permit: permit,
+            },
+        }
     }
 }
 
@@ -136,7 +147,10 @@ impl Shared {
 }
 
 fn class_of(bytes: usize) -> usize {
-    CLASSES.iter().position(|class| *class >= bytes).unwrap_or(CLASSES.len() - 1)
+    CLASSES
+        .iter()
+        .position(|class| *class >= bytes)
+        .unwrap_or(CLASSES.len() - 1)
 }
 
 fn class_bytes(class: usize) -> usize {
@@ -230,7 +244,11 @@ impl Deref for PooledBuf {
 impl DerefMut for PooledBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         let length = self.length;
-        self.lease.block.as_mut().and_then(|block| block.as_mut_slice().get_mut(..length)).unwrap_or(&mut [])
+        self.lease
+            .block
+            .as_mut()
+            .and_then(|block| block.as_mut_slice().get_mut(..length))
+            .unwrap_or(&mut [])
     }
 }
 

@@ -15,12 +15,18 @@ pub(super) struct AlignedBuffer {
 
 impl AlignedBuffer {
     pub fn new() -> Self {
-        Self { pages: Vec::new(), len: 0 }
+        Self {
+            pages: Vec::new(),
+            len: 0,
+        }
     }
 
     /// `bytes` zeros.
     pub fn zeroed(bytes: usize) -> Self {
-        Self { pages: vec![ZERO; bytes.div_ceil(BLOCK_BYTES)], len: bytes }
+        Self {
+            pages: vec![ZERO; bytes.div_ceil(BLOCK_BYTES)],
+            len: bytes,
+        }
     }
 
     pub fn len(&self) -> usize {

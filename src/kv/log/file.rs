@@ -38,14 +38,24 @@ impl LogFile {
 
     pub fn open(path: PathBuf, fault: Option<Arc<dyn LogFault>>) -> io::Result<Self> {
         let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
-        let file = match OpenOptions::new().read(true).write(true).custom_flags(direct).open(&path) {
+        let file = match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(direct)
+            .open(&path)
+        {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 OpenOptions::new().read(true).write(true).open(&path)?
             }
             opened => opened?,
         };
         let bytes = file.metadata()?.len();
-        Ok(Self { file, path, bytes, fault })
+        Ok(Self {
+            file,
+            path,
+            bytes,
+            fault,
+        })
     }
 
     fn check(&self, step: LogStep) -> io::Result<()> {

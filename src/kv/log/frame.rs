@@ -155,7 +155,9 @@ impl FrameHeader {
             checksum: u64_at(block, CHECKSUM_AT)?,
         };
         let length = header.length as usize;
-        (FRAME_HEADER_BYTES..=LOG_FRAME_BYTES_MAX).contains(&length).then_some(header)
+        (FRAME_HEADER_BYTES..=LOG_FRAME_BYTES_MAX)
+            .contains(&length)
+            .then_some(header)
     }
 
     /// Whether the padded `frame`, which claims to be this one, is intact.
@@ -167,8 +169,13 @@ impl FrameHeader {
 /// One resolved effect of a frame.
 pub(in crate::kv) enum Effect<'a> {
     /// `stored` is the row's version, then its bytes.
-    Put { key: &'a [u8], stored: &'a [u8] },
-    Delete { key: &'a [u8] },
+    Put {
+        key: &'a [u8],
+        stored: &'a [u8],
+    },
+    Delete {
+        key: &'a [u8],
+    },
 }
 
 /// The effects of a frame, in order; `Err` once if the bytes are no effects.

@@ -72,10 +72,17 @@ pub(super) fn paths(dir: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
 
 impl LogFiles {
     pub fn new(dir: PathBuf, file_bytes: u64, fault: Option<Arc<dyn LogFault>>, metrics: Arc<KvMetrics>) -> Self {
-        Self { dir, file_bytes, fault, metrics, state: Mutex::default(), wake: Condvar::new() }
+        Self {
+            dir,
+            file_bytes,
+            fault,
+            metrics,
+            state: Mutex::default(),
+            wake: Condvar::new(),
+        }
     }
 
-    /// Takes up the spares of an earlier process, or makes a small one, so that the first file is ready.
+    /// Removes the spares of an earlier process, which may be half made, and makes a small one for the first file.
     pub fn prepare_first(&self) -> io::Result<()> {
         for path in paths(&self.dir, SPARE_SUFFIX)? {
             std::fs::remove_file(path)?;
@@ -145,7 +152,9 @@ impl LogFiles {
             done.push(file.path);
         }
         let left: u64 = state.closed.iter().map(|file| file.bytes).sum();
-        self.metrics.log_unflushed_bytes.set(i64::try_from(left).unwrap_or(i64::MAX));
+        self.metrics
+            .log_unflushed_bytes
+            .set(i64::try_from(left).unwrap_or(i64::MAX));
         done
     }
 
@@ -204,8 +213,13 @@ impl Keeper {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("cairn-kv-log".to_owned()).spawn(work)?;
-        Ok(Self { files, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("cairn-kv-log".to_owned())
+            .spawn(work)?;
+        Ok(Self {
+            files,
+            thread: Some(thread),
+        })
     }
 
     pub fn stop(&mut self) {

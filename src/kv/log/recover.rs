@@ -44,7 +44,9 @@ impl Source {
 
     fn read(&self, at: u64, bytes: usize) -> Result<Vec<u8>, LogError> {
         let mut data = vec![0; bytes];
-        self.file.read_exact_at(&mut data, at).map_err(|source| io_error(&self.path, source))?;
+        self.file
+            .read_exact_at(&mut data, at)
+            .map_err(|source| io_error(&self.path, source))?;
         Ok(data)
     }
 
@@ -53,7 +55,9 @@ impl Source {
         if at.saturating_add(BLOCK_BYTES as u64) > self.bytes {
             return Ok(None);
         }
-        let Some(claim) = FrameHeader::claimed(&self.read(at, BLOCK_BYTES)?, self.header.id) else { return Ok(None) };
+        let Some(claim) = FrameHeader::claimed(&self.read(at, BLOCK_BYTES)?, self.header.id) else {
+            return Ok(None);
+        };
         let is_here = self.header.base.checked_add(at) == Some(claim.offset);
         if !is_here || at.saturating_add(claim.padded() as u64) > self.bytes {
             return Ok(None);
@@ -82,11 +86,18 @@ impl Source {
 }
 
 fn corrupt(path: &Path, offset: u64, what: &str) -> LogError {
-    LogError::Corrupt { file: path.display().to_string(), offset, what: what.to_owned() }
+    LogError::Corrupt {
+        file: path.display().to_string(),
+        offset,
+        what: what.to_owned(),
+    }
 }
 
 fn io_error(path: &Path, source: std::io::Error) -> LogError {
-    LogError::Io { path: path.display().to_string(), source }
+    LogError::Io {
+        path: path.display().to_string(),
+        source,
+    }
 }
 
 /// Opens a log file; `None`: one that was never written.
@@ -99,7 +110,12 @@ fn open(path: &Path) -> Result<Option<Source>, LogError> {
     let mut block = vec![0; BLOCK_BYTES];
     let is_whole = bytes >= BLOCK_BYTES as u64 && file.read_exact_at(&mut block, 0).is_ok();
     match FileHeader::decode(&mut block) {
-        Some(header) if is_whole => Ok(Some(Source { file, path: path.to_owned(), bytes, header })),
+        Some(header) if is_whole => Ok(Some(Source {
+            file,
+            path: path.to_owned(),
+            bytes,
+            header,
+        })),
         _ => Err(corrupt(path, 0, "its header is not intact")),
     }
 }
@@ -137,7 +153,11 @@ pub(in crate::kv) fn recover(
     for path in &files {
         sources.extend(open(path)?);
     }
-    let mut state = Recovered { last: applied, files, ..Recovered::default() };
+    let mut state = Recovered {
+        last: applied,
+        files,
+        ..Recovered::default()
+    };
     let chain = chain(sources, applied)?;
     if chain.is_empty() && applied.0 > 0 {
         return Err(corrupt(dir, 0, "the log's files are missing"));
@@ -182,7 +202,10 @@ fn replay(
         if frame.first != expected || frame.previous != state.previous {
             return Err(source.corrupt(at, "a frame does not continue the one before it"));
         }
-        let last = expected.0.checked_add(u64::from(frame.count)).map(|next| Sequence(next.saturating_sub(1)));
+        let last = expected
+            .0
+            .checked_add(u64::from(frame.count))
+            .map(|next| Sequence(next.saturating_sub(1)));
         let last = last.ok_or_else(|| source.corrupt(at, "the sequence overflows"))?;
         if last > applied && frame.count > 0 {
             apply(Effects::of(&data, frame.length), last).map_err(LogError::Apply)?;

@@ -64,6 +64,12 @@ impl Log {
         self.last
     }
 
+    /// The file that is written, and where its next frame begins.
+    #[cfg(test)]
+    pub fn position(&self) -> (std::path::PathBuf, u64) {
+        (self.file.path.clone(), self.at)
+    }
+
     /// Begins the next frame in the buffer.
     pub fn start_frame(&mut self) {
         self.buffer.reset(FRAME_HEADER_BYTES, BUFFER_KEEP_BYTES);

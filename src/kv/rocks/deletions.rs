@@ -48,7 +48,11 @@ enum Job {
 
 impl State {
     fn mark(&mut self, family: Family, start: &[u8], end: &[u8]) -> &mut Marked {
-        let fresh = || Marked { range: start.to_vec()..end.to_vec(), deleted: 0, is_due: false };
+        let fresh = || Marked {
+            range: start.to_vec()..end.to_vec(),
+            deleted: 0,
+            is_due: false,
+        };
         let marked = self.marked.entry(family).or_insert_with(fresh);
         if start < marked.range.start.as_slice() {
             marked.range.start = start.to_vec();
@@ -137,8 +141,13 @@ impl Tidier {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("cairn-kv-tidy".to_owned()).spawn(work)?;
-        Ok(Self { database, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("cairn-kv-tidy".to_owned())
+            .spawn(work)?;
+        Ok(Self {
+            database,
+            thread: Some(thread),
+        })
     }
 
     pub fn stop(&mut self) {

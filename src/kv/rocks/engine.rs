@@ -66,7 +66,9 @@ impl From<Miss> for ReadError {
 fn version_of(stored: &[u8]) -> Result<(Sequence, &[u8]), Miss> {
     match stored.split_first_chunk::<VERSION_BYTES>() {
         Some((version, bytes)) => Ok((Sequence(u64::from_le_bytes(*version)), bytes)),
-        None => Err(Miss::Failed(ReadError::Corrupt("a row is too short for its version".to_owned()))),
+        None => Err(Miss::Failed(ReadError::Corrupt(
+            "a row is too short for its version".to_owned(),
+        ))),
     }
 }
 
@@ -99,7 +101,10 @@ impl Page {
         let mut rest = Bytes::from(self.bytes);
         let row = |(key, value, version)| Row {
             key: rest.split_to(key),
-            value: Value { bytes: rest.split_to(value), version },
+            value: Value {
+                bytes: rest.split_to(value),
+                version,
+            },
         };
         self.rows.into_iter().map(row).collect()
     }
@@ -109,7 +114,11 @@ impl Database {
     pub fn open(settings: &RocksOptions) -> Result<Self, rocksdb::Error> {
         let path = settings.dir.join("db");
         let db = DB::open_cf_descriptors(&database_options(settings), path, families(settings))?;
-        Ok(Self { db, in_place: options(Reach::Memory), deletions: Deletions::default() })
+        Ok(Self {
+            db,
+            in_place: options(Reach::Memory),
+            deletions: Deletions::default(),
+        })
     }
 
     fn family(&self, family: Family) -> Result<&ColumnFamily, Miss> {
@@ -126,7 +135,10 @@ impl Database {
         };
         let Some(stored) = found else { return Ok(None) };
         let (version, bytes) = version_of(&stored)?;
-        Ok(Some(Value { bytes: Bytes::copy_from_slice(bytes), version }))
+        Ok(Some(Value {
+            bytes: Bytes::copy_from_slice(bytes),
+            version,
+        }))
     }
 
     /// The sequence up to which everything is applied.
@@ -136,13 +148,20 @@ impl Database {
 
     fn applied_as(&self, options: &ReadOptions) -> Result<Sequence, rocksdb::Error> {
         let row = self.db.get_pinned_opt(APPLIED, options)?;
-        let number = row.as_deref().and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let number = row
+            .as_deref()
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u64::from_le_bytes);
         Ok(Sequence(number))
     }
 
     pub fn flush(&self) -> Result<(), rocksdb::Error> {
         let mut all = Vec::new();
-        all.extend(Family::ALL.into_iter().filter_map(|family| self.db.cf_handle(family_name(family))));
+        all.extend(
+            Family::ALL
+                .into_iter()
+                .filter_map(|family| self.db.cf_handle(family_name(family))),
+        );
         all.extend(self.db.cf_handle(rocksdb::DEFAULT_COLUMN_FAMILY_NAME));
         self.db.flush_cfs_opt(&all, &FlushOptions::default())
     }
@@ -176,7 +195,8 @@ impl Database {
         let mut counts = PerfContext::default();
         counts.reset();
         let page = fill(&mut rows, scan, limit)?;
-        self.deletions.skipped(family, range, counts.metric(PerfMetric::InternalDeleteSkippedCount));
+        self.deletions
+            .skipped(family, range, counts.metric(PerfMetric::InternalDeleteSkippedCount));
         Ok(page.finish())
     }
 }
@@ -195,7 +215,11 @@ fn fill(rows: &mut DBRawIterator<'_>, scan: &Scan, limit: usize) -> Result<Page,
         if page.rows.len() >= limit {
             return Ok(page);
         }
-        let folded = scan.fold.as_ref().filter(|_| !is_backward).and_then(|fold| fold.prefix_of(key));
+        let folded = scan
+            .fold
+            .as_ref()
+            .filter(|_| !is_backward)
+            .and_then(|fold| fold.prefix_of(key));
         match folded.map(successor) {
             Some(Some(next)) => rows.seek(next),
             Some(None) => return Ok(page),
@@ -213,7 +237,9 @@ impl Base for Database {
     }
 
     fn any_row(&self, range: &Range<Bytes>, gone: &dyn Fn(&[u8]) -> bool) -> Result<bool, ReadError> {
-        let Some(family) = Family::of(&range.start) else { return Ok(false) };
+        let Some(family) = Family::of(&range.start) else {
+            return Ok(false);
+        };
         let mut bounds = options(Reach::Disk);
         bounds.set_iterate_upper_bound(range.end.to_vec());
         let mut rows = self.db.raw_iterator_cf_opt(self.family(family)?, bounds);
@@ -236,7 +262,10 @@ impl committer::Engine for Database {
             let effect = effect?;
             let (Effect::Put { key, .. } | Effect::Delete { key }) = effect;
             let family = Family::of(key).ok_or("a logged key is in no column family")?;
-            let handle = self.db.cf_handle(family_name(family)).ok_or("a column family is missing")?;
+            let handle = self
+                .db
+                .cf_handle(family_name(family))
+                .ok_or("a column family is missing")?;
             match effect {
                 Effect::Put { key, stored } => batch.put_cf(handle, key, stored),
                 Effect::Delete { key } => {
@@ -248,7 +277,9 @@ impl committer::Engine for Database {
         batch.put(APPLIED, last.0.to_le_bytes());
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(|error| format!("applying to RocksDB failed: {error}"))
+        self.db
+            .write_opt(batch, &options)
+            .map_err(|error| format!("applying to RocksDB failed: {error}"))
     }
 }
 

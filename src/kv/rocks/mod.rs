@@ -10,6 +10,7 @@ mod options;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -52,6 +53,7 @@ struct Threads {
     keeper: Mutex<Keeper>,
     tidier: Mutex<Tidier>,
     database: Arc<Database>,
+    is_stopped: AtomicBool,
 }
 
 impl Threads {
@@ -64,6 +66,7 @@ impl Threads {
             tracing::error!(%error, "RocksDB could not be flushed; the commit log has it all");
         }
         self.database.stop_background_work();
+        self.is_stopped.store(true, Ordering::Release);
     }
 }
 
@@ -141,27 +144,47 @@ fn open_blocking(options: &RocksOptions, metrics: Arc<KvMetrics>) -> Result<Thre
         database.flush()?;
         tracing::info!(frames = found.replayed, last = found.last.0, "replayed the commit log");
     }
-    let files = LogFiles::new(log_dir, options.log_file_bytes, options.log_fault.clone(), Arc::clone(&metrics));
+    let files = LogFiles::new(
+        log_dir,
+        options.log_file_bytes,
+        options.log_fault.clone(),
+        Arc::clone(&metrics),
+    );
     let files = Arc::new(files);
     files.prepare_first()?;
     let log = Log::begin(Arc::clone(&files), &found, found.last)?;
     files.retire(found.files)?;
-    let flushed = FlushState { database: Arc::clone(&database) };
+    let flushed = FlushState {
+        database: Arc::clone(&database),
+    };
     let keeper = Keeper::start(files, Box::new(flushed))?;
     let tidier = Tidier::start(Arc::clone(&database), Arc::clone(&metrics))?;
     let committer = Committer::start(Arc::clone(&database), log, metrics)?;
-    Ok(Threads { committer, keeper: Mutex::new(keeper), tidier: Mutex::new(tidier), database })
+    Ok(Threads {
+        committer,
+        keeper: Mutex::new(keeper),
+        tidier: Mutex::new(tidier),
+        database,
+        is_stopped: AtomicBool::new(false),
+    })
 }
 
 impl Drop for RocksKv {
-    /// Closing blocks: it is done on a thread of its own, unless [`RocksKv::shutdown`] did it already.
+    /// Closing blocks: it is done on a thread of its own, unless [`RocksKv::shutdown`] did it already. A thread that
+    /// outlives `main` would meet RocksDB's statics destroyed, so a process must shut down before it ends.
     fn drop(&mut self) {
+        if self.threads.is_stopped.load(Ordering::Acquire) {
+            return;
+        }
         let (threads, database) = (Arc::clone(&self.threads), Arc::clone(&self.database));
         let close = move || {
             threads.stop();
             drop((threads, database));
         };
-        if let Err(error) = std::thread::Builder::new().name("cairn-kv-close".to_owned()).spawn(close) {
+        if let Err(error) = std::thread::Builder::new()
+            .name("cairn-kv-close".to_owned())
+            .spawn(close)
+        {
             tracing::error!(%error, "the metadata store could not be closed in the background");
         }
     }
@@ -227,7 +250,8 @@ impl Kv for RocksKv {
                 Err(Miss::NotInMemory) => {}
             }
         }
-        self.in_pool(move |database| database.scan(family, &range, &scan, Reach::Disk)).await
+        self.in_pool(move |database| database.scan(family, &range, &scan, Reach::Disk))
+            .await
     }
 
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {

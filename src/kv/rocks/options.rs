@@ -124,7 +124,7 @@ fn family_options(family: Family, options: &RocksOptions, cache: &Cache) -> Opti
             made.set_blob_file_size(32 * MIB as u64);
             made.set_blob_compression_type(DBCompressionType::None);
             made.set_enable_blob_gc(true);
-            made.set_blob_gc_age_cutoff(0.5);
+            made.set_blob_gc_age_cutoff(0.3);
             made.set_blob_gc_force_threshold(0.5);
             made.set_blob_cache(cache);
         }

@@ -12,7 +12,11 @@ use crate::kv::{CommitError, Counter, Family, Kv, Mutation, suite};
 use crate::limits::KIB;
 
 fn options(dir: &Path) -> RocksOptions {
-    RocksOptions { dir: dir.to_owned(), log_file_bytes: 256 * KIB as u64, ..RocksOptions::default() }
+    RocksOptions {
+        dir: dir.to_owned(),
+        log_file_bytes: 256 * KIB as u64,
+        ..RocksOptions::default()
+    }
 }
 
 async fn open(dir: &Path) -> RocksKv {
@@ -25,7 +29,11 @@ fn row(number: u64) -> Bytes {
 
 async fn write(kv: &RocksKv, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        let mut mutation = if number % 3 == 0 { Mutation::deferred() } else { Mutation::new() };
+        let mut mutation = if number % 3 == 0 {
+            Mutation::deferred()
+        } else {
+            Mutation::new()
+        };
         mutation.put(row(number), vec![number as u8; 3000]);
         mutation.add(suite::key(Family::Rest, "count"), 1);
         kv.commit(mutation).await.unwrap();
@@ -34,7 +42,10 @@ async fn write(kv: &RocksKv, numbers: std::ops::Range<u64>) {
 
 async fn check(kv: &RocksKv, count: u64) {
     for number in 0..count {
-        assert_eq!(kv.get(&row(number)).await.unwrap().unwrap().bytes, vec![number as u8; 3000]);
+        assert_eq!(
+            kv.get(&row(number)).await.unwrap().unwrap().bytes,
+            vec![number as u8; 3000]
+        );
     }
     let counter = kv.get(&suite::key(Family::Rest, "count")).await.unwrap().unwrap();
     assert_eq!(Counter::decode(&counter.bytes), Some(count as i64));
@@ -95,13 +106,17 @@ async fn a_flipped_byte_in_the_log_is_reported() {
     for (turn, at) in [100, 4096, 4196, 8192 + 57, 3 * 4096 + 4000].into_iter().enumerate() {
         let copy = dir.path().join(format!("b{turn}"));
         image(&dir.path().join("a"), &copy);
-        let log = std::fs::read_dir(copy.join("log")).unwrap().map(|entry| entry.unwrap().path());
+        let log = std::fs::read_dir(copy.join("log"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
         let log = log.filter(|path| path.extension().unwrap() == "log").max().unwrap();
         let mut bytes = std::fs::read(&log).unwrap();
         bytes[at] ^= 0x10;
         std::fs::write(&log, bytes).unwrap();
         let opened = RocksKv::open(options(&copy), &prometheus::Registry::new()).await;
-        let Err(OpenError::Log(LogError::Corrupt { offset, .. })) = opened else { panic!("byte {at} passed") };
+        let Err(OpenError::Log(LogError::Corrupt { offset, .. })) = opened else {
+            panic!("byte {at} passed")
+        };
         assert_eq!(offset, at as u64 / 4096 * 4096);
     }
 }
@@ -115,7 +130,11 @@ struct Failing {
 impl LogFault for Failing {
     fn before(&self, step: LogStep) -> io::Result<()> {
         let flag = if step == LogStep::Sync { &self.sync } else { &self.write };
-        if flag.load(Ordering::SeqCst) { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+        if flag.load(Ordering::SeqCst) {
+            Err(io::Error::other("the disk is gone"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -124,7 +143,10 @@ async fn a_failed_sync_or_write_poisons_until_a_restart() {
     for fails_sync in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let fault = Arc::new(Failing::default());
-        let with_fault = RocksOptions { log_fault: Some(fault.clone()), ..options(dir.path()) };
+        let with_fault = RocksOptions {
+            log_fault: Some(fault.clone()),
+            ..options(dir.path())
+        };
         let kv = RocksKv::open(with_fault, &prometheus::Registry::new()).await.unwrap();
         write(&kv, 0..10).await;
         assert_eq!(kv.health(), Ok(()));

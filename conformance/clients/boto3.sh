@@ -1,0 +1,1 @@
+exec "$TOOLS/venv/bin/python" "$(dirname "$0")/boto3_client.py"

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Runs ceph/s3-tests against a gateway of its own and compares with the lists beside this script.
+#
+#   conformance/s3-tests/run.sh SUITE_DIR [pytest arguments]
+#
+# SUITE_DIR is a checkout of the suite; it is only read. Without pytest arguments test_s3 and test_headers run.
+# The last line is `N passed, M failed, K skipped`. Exit 0: every result is as the lists say.
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+[ $# -ge 1 ] || { sed -n '2,8p' "$0"; exit 2; }
+SUITE=$(cd "$1" && pwd)
+shift
+[ $# -gt 0 ] || set -- s3tests/functional/test_s3.py s3tests/functional/test_headers.py
+
+# shellcheck source=conformance/gateway.sh
+. "$HERE/../gateway.sh"
+
+VENV=${CAIRN_S3TESTS_VENV:-$HOME/.cache/cairn-s3-tests}
+if [ ! -x "$VENV/bin/pytest" ]; then
+    python3 -m venv "$VENV"
+    "$VENV/bin/pip" install --quiet -r "$SUITE/requirements.txt" pytest-timeout
+fi
+
+start_gateway --identities "$HERE/identities.toml"
+sed "s/@PORT@/$GATEWAY_PORT/" "$HERE/s3tests.conf.in" >"$GATEWAY_DIR/s3tests.conf"
+
+cd "$SUITE"
+S3TEST_CONF="$GATEWAY_DIR/s3tests.conf" "$VENV/bin/pytest" -q -p no:cacheprovider --timeout 120 \
+    -o junit_family=xunit2 --junitxml "$GATEWAY_DIR/results.xml" --tb short "$@" \
+    >"$GATEWAY_DIR/pytest.log" 2>&1 || [ $? -eq 1 ] || { tail -n 40 "$GATEWAY_DIR/pytest.log"; exit 1; }
+[ -z "${RESULTS:-}" ] || cp "$GATEWAY_DIR/results.xml" "$GATEWAY_DIR/pytest.log" "$RESULTS/"
+python3 "$HERE/compare.py" "$GATEWAY_DIR/results.xml" "$HERE/pass.txt" "$HERE/expected-fail.txt"

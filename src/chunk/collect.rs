@@ -1,0 +1,263 @@
+//! The collector: gives the space of dead records back while the gateway runs.
+//!
+//! A pack is emptied and deleted in steps that a crash may end anywhere: its row says how far it got. The row that
+//! condemns it is committed synced, and only then the file goes, so that no lost commit can have pointed to it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::chunk::error::CollectError;
+use crate::chunk::index::Known;
+use crate::chunk::pack::{PackInfo, PackState as FileState};
+use crate::chunk::recover::{forget, live_bytes, pack_rows};
+use crate::chunk::store::ChunkStore;
+use crate::ids::PackId;
+use crate::kv::{Counter, Durability, Guard, Mutation};
+use crate::meta::key::{self, PackStatKind};
+use crate::meta::pack::{PackRow, PackState};
+
+/// Packs that one run empties at the most.
+const PACKS_PER_RUN: usize = 64;
+/// Payloads that one run unwinds before it looks at the packs.
+const DATA_PER_RUN: usize = 100_000;
+/// A pack with less than one part in this many dead is not worth moving.
+const WORTH_SHARE: u64 = 20;
+/// Deleted data is taken back this long after the first of it was told of, together with what follows.
+const GATHER: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug)]
+pub struct CollectOptions {
+    /// Dead bytes that are left alone, in percent of the packs' bytes.
+    pub dead_percent_max: u64,
+    /// Dead bytes that are left alone, however little is stored.
+    pub dead_bytes_min: u64,
+    /// Between runs while nothing is told.
+    pub interval: Duration,
+    /// Between the steps of a run, so that requests come first.
+    pub pause: Duration,
+}
+
+impl Default for CollectOptions {
+    fn default() -> Self {
+        Self {
+            dead_percent_max: 15,
+            dead_bytes_min: 4 << 20,
+            interval: Duration::from_secs(10),
+            pause: Duration::from_millis(1),
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CollectReport {
+    pub unwound: u64,
+    pub released: u64,
+    pub skipped: u64,
+    pub packs_deleted: u64,
+    pub bytes_deleted: u64,
+    pub bytes_moved: u64,
+    /// Packs that keep a live record which does not read back, or whose counter does not fit.
+    pub stuck: Vec<PackId>,
+    /// Garbage is left.
+    pub more: bool,
+}
+
+/// The collector's task.
+pub struct CollectorHandle {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl CollectorHandle {
+    /// Ends the collector after its current step and waits for it.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        // It ends by returning; a panic in it has been reported by the runtime.
+        let _ = self.task.await;
+    }
+}
+
+/// How a pack came out of a run.
+pub(super) enum Emptied {
+    Yes,
+    Stuck,
+}
+
+impl ChunkStore {
+    /// Starts collecting until the handle is stopped.
+    pub fn start_collector(self: &Arc<Self>) -> CollectorHandle {
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(Arc::clone(self).collect_until(cancel.clone()));
+        CollectorHandle { cancel, task }
+    }
+
+    async fn collect_until(self: Arc<Self>, cancel: CancellationToken) {
+        loop {
+            let run = async {
+                if let Err(error) = self.collect_once().await {
+                    self.metrics.collect_errors.inc();
+                    tracing::warn!(%error, "the collector stopped early and will resume");
+                }
+                let told = self.sessions.garbage.notified();
+                if tokio::time::timeout(self.collect.interval, told).await.is_ok() {
+                    tokio::time::sleep(GATHER).await;
+                }
+            };
+            if cancel.run_until_cancelled(run).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One run: unwinds garbage, finishes packs that an earlier run began, then empties the packs with the most dead
+    /// bytes until little enough is dead.
+    pub async fn collect_once(&self) -> Result<CollectReport, CollectError> {
+        let _one = self.collecting.lock().await;
+        let unwound = self.unwind(DATA_PER_RUN).await?;
+        let mut report = CollectReport {
+            unwound: unwound.unwound,
+            released: unwound.released,
+            skipped: unwound.skipped,
+            more: unwound.more,
+            ..CollectReport::default()
+        };
+        let mut tried = HashSet::new();
+        for (pack, known) in pack_rows(&*self.kv).await? {
+            if known.row.state != PackState::Active {
+                tried.insert(pack);
+                self.collect_pack(pack, &mut report).await?;
+            }
+        }
+        self.seal_dead().await?;
+        while tried.len() < PACKS_PER_RUN {
+            let Some(pack) = self.worst(&tried).await? else { break };
+            tried.insert(pack);
+            self.collect_pack(pack, &mut report).await?;
+        }
+        self.metrics.stuck_packs.set(report.stuck.len() as i64);
+        Ok(report)
+    }
+
+    /// Dead bytes of each pack that has a file and an active row, worst first, and the sum of all packs' bytes.
+    async fn dead(&self) -> Result<(Vec<(u64, PackInfo)>, u64), CollectError> {
+        let rows: BTreeMap<PackId, Known<PackRow>> = pack_rows(&*self.kv).await?;
+        let (mut dead, mut total) = (Vec::new(), 0);
+        for info in self.packs.packs() {
+            total += info.bytes;
+            if rows
+                .get(&info.id)
+                .is_some_and(|known| known.row.state == PackState::Active)
+            {
+                let live = live_bytes(&*self.kv, info.id).await?.max(0).unsigned_abs();
+                dead.push((info.bytes.saturating_sub(live), info));
+            }
+        }
+        dead.sort_unstable_by_key(|(dead, info)| (std::cmp::Reverse(*dead), info.id));
+        Ok((dead, total))
+    }
+
+    fn tolerated(&self, total: u64) -> u64 {
+        (total / 100 * self.collect.dead_percent_max).max(self.collect.dead_bytes_min)
+    }
+
+    /// The next pack to empty; `None`: little enough is dead.
+    async fn worst(&self, tried: &HashSet<PackId>) -> Result<Option<PackId>, CollectError> {
+        let (dead, total) = self.dead().await?;
+        let sum: u64 = dead.iter().map(|(dead, _)| dead).sum();
+        if sum <= self.tolerated(total) {
+            return Ok(None);
+        }
+        let worth = |(dead, info): &&(u64, PackInfo)| {
+            info.state != FileState::Open && dead * WORTH_SHARE > info.bytes && !tried.contains(&info.id)
+        };
+        Ok(dead.iter().find(worth).map(|(_, info)| info.id))
+    }
+
+    /// Seals the open packs if they hold too much that is dead.
+    async fn seal_dead(&self) -> Result<(), CollectError> {
+        let (dead, total) = self.dead().await?;
+        let open: u64 = dead
+            .iter()
+            .filter(|(_, info)| info.state == FileState::Open)
+            .map(|(dead, _)| dead)
+            .sum();
+        if open > self.tolerated(total) {
+            self.packs.seal_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Empties and deletes one pack, from wherever it stands.
+    async fn collect_pack(&self, pack: PackId, report: &mut CollectReport) -> Result<(), CollectError> {
+        let Some(mut known) = pack_rows(&*self.kv).await?.remove(&pack) else {
+            return Ok(());
+        };
+        let bytes = self
+            .packs
+            .packs()
+            .iter()
+            .find(|info| info.id == pack)
+            .map_or(0, |info| info.bytes);
+        if known.row.state == PackState::Active {
+            self.table.close(pack);
+            known = self
+                .mark(pack, known, PackState::Evacuating, Mutation::deferred())
+                .await?;
+            fail::fail_point!("collect::after_mark");
+        }
+        if known.row.state == PackState::Evacuating {
+            // A pack of an interrupted run is not in the table of this process.
+            self.table.close(pack);
+            if let Emptied::Stuck = self.evacuate(pack, report).await? {
+                report.stuck.push(pack);
+                return Ok(());
+            }
+            fail::fail_point!("collect::before_condemn");
+            let mut mutation = Mutation::new();
+            let counter = key::pack_stat(pack, PackStatKind::Live);
+            // The counter is exact: at 0 no chunk row points here, whatever the footer says.
+            mutation.guard(match self.kv.get(&counter).await? {
+                Some(_) => Guard::Equals {
+                    key: counter,
+                    value: Counter::encode(0),
+                },
+                None => Guard::Absent { key: counter },
+            });
+            if live_bytes(&*self.kv, pack).await? != 0 {
+                tracing::error!(%pack, "a pack with no live record counts live bytes: it is kept");
+                report.stuck.push(pack);
+                return Ok(());
+            }
+            known = self.mark(pack, known, PackState::Condemned, mutation).await?;
+            fail::fail_point!("collect::after_condemn");
+        }
+        self.packs.delete(pack).await?;
+        fail::fail_point!("collect::after_delete");
+        forget(&*self.kv, pack, &known).await?;
+        report.packs_deleted += 1;
+        report.bytes_deleted += bytes;
+        self.metrics.collected_packs.inc();
+        self.metrics.collected_bytes.inc_by(bytes);
+        Ok(())
+    }
+
+    async fn mark(
+        &self,
+        pack: PackId,
+        known: Known<PackRow>,
+        state: PackState,
+        mut mutation: Mutation,
+    ) -> Result<Known<PackRow>, CollectError> {
+        debug_assert_eq!(state == PackState::Condemned, mutation.durability == Durability::Synced);
+        let row = PackRow { state, ..known.row };
+        mutation.unchanged(key::pack(pack), Some(known.version));
+        mutation.put(key::pack(pack), row.encode());
+        let version = self.kv.commit(mutation).await?;
+        Ok(Known { row, version })
+    }
+}

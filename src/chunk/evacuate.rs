@@ -1,0 +1,193 @@
+//! Moves the live records of a pack: copied as they are stored, read back, then each chunk row is swung over under a
+//! guard.
+
+use bytes::Bytes;
+
+use crate::chunk::collect::{CollectReport, Emptied};
+use crate::chunk::error::{CollectError, MetaError, ReadError};
+use crate::chunk::index::{self, Known};
+use crate::chunk::pack::{CopyError, Entry, Extent, Location, ReadError as PackError, Wanted};
+use crate::chunk::packs::Counts;
+use crate::chunk::store::ChunkStore;
+use crate::ids::{ChunkId, PackId};
+use crate::kv::{CommitError, Mutation};
+use crate::meta::chunk::ChunkRow;
+use crate::meta::key;
+
+/// Rows looked at in one step.
+const STEP_RECORDS: usize = 256;
+const COMMIT_TRIES_MAX: u32 = 8;
+
+impl ChunkStore {
+    /// Moves what is live in `pack`, then confirms that no chunk row points to it.
+    pub(super) async fn evacuate(&self, pack: PackId, report: &mut CollectReport) -> Result<Emptied, CollectError> {
+        let mut entries = self.packs.records(pack).await?.to_vec();
+        entries.sort_unstable_by_key(|entry| entry.location.offset);
+        for entries in entries.chunks(STEP_RECORDS) {
+            let live = self.live(pack, entries).await?;
+            let good = live
+                .into_iter()
+                .filter(|(_, known)| !known.row.damaged)
+                .map(|(wanted, _)| wanted);
+            for extent in extents(good) {
+                report.bytes_moved += self.move_extent(pack, extent).await?;
+                tokio::time::sleep(self.collect.pause).await;
+            }
+        }
+        for entries in entries.chunks(STEP_RECORDS) {
+            if !self.live(pack, entries).await?.is_empty() {
+                return Ok(Emptied::Stuck);
+            }
+        }
+        Ok(Emptied::Yes)
+    }
+
+    /// The records that chunk rows point to.
+    async fn live(&self, pack: PackId, entries: &[Entry]) -> Result<Vec<(Wanted, Known<ChunkRow>)>, MetaError> {
+        let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
+        let rows = index::chunks(&*self.kv, &ids).await?;
+        let live = entries.iter().zip(rows).filter_map(|(entry, known)| {
+            let known = known.filter(|known| {
+                let place = known.row.place;
+                place.pack == pack && place.offset == entry.location.offset
+            })?;
+            Some((
+                Wanted {
+                    location: entry.location,
+                    domain: entry.domain,
+                    id: entry.id,
+                },
+                known,
+            ))
+        });
+        Ok(live.collect())
+    }
+
+    /// Moves an extent; record by record if one of them does not read. Returns the bytes moved.
+    async fn move_extent(&self, pack: PackId, extent: Extent) -> Result<u64, CollectError> {
+        let records = extent.records().to_vec();
+        match self.packs.copy(extent).await {
+            Ok(locations) => return self.swing(pack, &records, locations).await,
+            Err(CopyError::Append(error)) => return Err(error.into()),
+            Err(CopyError::Read(error @ (PackError::Io { .. } | PackError::NotFound(_)))) => return Err(error.into()),
+            Err(CopyError::Read(_)) => {}
+        }
+        let mut moved = 0;
+        for wanted in records {
+            match self.packs.copy(Extent::new(wanted)).await {
+                Ok(locations) => moved += self.swing(pack, &[wanted], locations).await?,
+                Err(CopyError::Append(error)) => return Err(error.into()),
+                Err(CopyError::Read(error @ (PackError::Io { .. } | PackError::NotFound(_)))) => {
+                    return Err(error.into());
+                }
+                Err(CopyError::Read(error)) => {
+                    tracing::error!(chunk = %wanted.id, %error, "a live record does not read back: its pack is kept");
+                    self.note(pack, &wanted).await?;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    async fn note(&self, pack: PackId, wanted: &Wanted) -> Result<(), CollectError> {
+        let Some(known) = index::chunk(&*self.kv, &wanted.id).await? else {
+            return Ok(());
+        };
+        if known.row.place.pack != pack {
+            return Ok(());
+        }
+        match self.note_damage(&wanted.id, known).await {
+            Ok(()) => Ok(()),
+            Err(ReadError::Meta(error)) => Err(error.into()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Reads the copies back, by their full hash, and points the chunk rows to them.
+    async fn swing(&self, pack: PackId, records: &[Wanted], copies: Vec<Location>) -> Result<u64, CollectError> {
+        fail::fail_point!("collect::after_copy");
+        self.read_back(records, &copies).await?;
+        for _ in 0..COMMIT_TRIES_MAX {
+            let ids: Vec<ChunkId> = records.iter().map(|wanted| wanted.id).collect();
+            let rows = index::chunks(&*self.kv, &ids).await?;
+            let (mut mutation, mut counts, mut moved) = (Mutation::deferred(), Counts::default(), 0);
+            for ((wanted, copy), known) in records.iter().zip(&copies).zip(rows) {
+                let from = wanted.location;
+                match known {
+                    Some(Known { row, version }) if row.place.pack == pack && row.place.offset == from.offset => {
+                        mutation.unchanged(key::chunk(&wanted.id), Some(version));
+                        let row = ChunkRow {
+                            place: index::place(copy),
+                            damaged: false,
+                            ..row
+                        };
+                        mutation.put(key::chunk(&wanted.id), row.encode());
+                        counts.died(pack, from.stored_len, from.raw_len);
+                        counts.born(copy.pack, copy.stored_len, copy.raw_len);
+                        moved += u64::from(copy.stored_len);
+                    }
+                    // It died or was stored anew meanwhile.
+                    _ => counts.wasted(copy.pack, copy.stored_len),
+                }
+            }
+            for copy in &copies {
+                let active = self.table.active(copy.pack).await?.ok_or(MetaError::Contended)?;
+                mutation.unchanged(key::pack(copy.pack), Some(active));
+            }
+            counts.add_to(&mut mutation);
+            match self.kv.commit(mutation).await {
+                Ok(_) => {
+                    fail::fail_point!("collect::after_swing");
+                    self.metrics.moved_bytes.inc_by(moved);
+                    return Ok(moved);
+                }
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(MetaError::Contended.into())
+    }
+
+    async fn read_back(&self, records: &[Wanted], copies: &[Location]) -> Result<(), CollectError> {
+        let wanted = records.iter().zip(copies).map(|(record, copy)| Wanted {
+            location: *copy,
+            ..*record
+        });
+        for extent in extents(wanted) {
+            let Some(first) = extent.records().first().copied() else {
+                continue;
+            };
+            let read = self.packs.read(extent).await?;
+            self.verify(first, read).await?;
+        }
+        Ok(())
+    }
+
+    async fn verify(&self, first: Wanted, read: Vec<(ChunkId, Bytes)>) -> Result<(), CollectError> {
+        let key = self
+            .domain(first.domain)
+            .await
+            .map_err(|_| CollectError::Copy(first.id))?;
+        let job = move || {
+            read.iter()
+                .find(|(id, bytes)| key.chunk_id(bytes) != *id)
+                .map(|(id, _)| *id)
+        };
+        match tokio::task::spawn_blocking(job).await {
+            Ok(None) => Ok(()),
+            Ok(Some(id)) => Err(CollectError::Copy(id)),
+            Err(_) => Err(CollectError::Copy(first.id)),
+        }
+    }
+}
+
+/// Groups records, in their order, into as few extents as can be.
+fn extents(records: impl Iterator<Item = Wanted>) -> Vec<Extent> {
+    let mut extents: Vec<Extent> = Vec::new();
+    for wanted in records {
+        if !extents.last_mut().is_some_and(|extent| extent.push(wanted)) {
+            extents.push(Extent::new(wanted));
+        }
+    }
+    extents
+}

@@ -1,0 +1,70 @@
+//! What the chunk store counts.
+
+use prometheus::{IntCounter, IntGauge, Registry};
+
+pub(super) struct ChunkMetrics {
+    /// Plaintext bytes that uploads brought.
+    pub written_bytes: IntCounter,
+    /// Plaintext bytes of chunks that were not there yet.
+    pub unique_bytes: IntCounter,
+    /// Record bytes of those.
+    pub stored_bytes: IntCounter,
+    pub hole_bytes: IntCounter,
+    pub windows: IntCounter,
+    /// Window commits that a rival made to be tried again.
+    pub window_conflicts: IntCounter,
+    pub segment_hits: IntCounter,
+    pub chunk_hits: IntCounter,
+    pub chunk_misses: IntCounter,
+    pub read_bytes: IntCounter,
+    pub tree_cache_hits: IntCounter,
+    pub tree_cache_misses: IntCounter,
+    pub segment_cache_hits: IntCounter,
+    pub segment_cache_misses: IntCounter,
+    /// Extents whose location hints were stale.
+    pub stale_hints: IntCounter,
+    pub damaged_chunks: IntCounter,
+    pub data_unwound: IntCounter,
+    pub collected_packs: IntCounter,
+    pub collected_bytes: IntCounter,
+    pub moved_bytes: IntCounter,
+    pub collect_errors: IntCounter,
+    /// Packs that cannot be emptied: a live record in them is damaged, or a counter does not fit.
+    pub stuck_packs: IntGauge,
+}
+
+impl ChunkMetrics {
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(format!("cairn_chunk_{name}_total"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let stuck_packs = IntGauge::new("cairn_chunk_stuck_packs", "Packs that the collector cannot empty")?;
+        registry.register(Box::new(stuck_packs.clone()))?;
+        Ok(Self {
+            written_bytes: counter("written_bytes", "Plaintext bytes that uploads brought")?,
+            unique_bytes: counter("unique_bytes", "Plaintext bytes of chunks that were new")?,
+            stored_bytes: counter("stored_bytes", "Record bytes of chunks that were new")?,
+            hole_bytes: counter("hole_bytes", "Zero bytes stored as holes")?,
+            windows: counter("windows", "Upload windows")?,
+            window_conflicts: counter("window_conflicts", "Window commits tried again after a conflict")?,
+            segment_hits: counter("segment_hits", "Segments that were there already")?,
+            chunk_hits: counter("hits", "Chunks that were there already")?,
+            chunk_misses: counter("misses", "Chunks that were new")?,
+            read_bytes: counter("read_bytes", "Plaintext bytes read")?,
+            tree_cache_hits: counter("tree_cache_hits", "Tree rows found in memory")?,
+            tree_cache_misses: counter("tree_cache_misses", "Tree rows read from the metadata store")?,
+            segment_cache_hits: counter("segment_cache_hits", "Segments found in memory")?,
+            segment_cache_misses: counter("segment_cache_misses", "Segments read from the metadata store")?,
+            stale_hints: counter("stale_hints", "Extents whose location hints were stale")?,
+            damaged_chunks: counter("damaged", "Chunks found damaged by a read or by the collector")?,
+            data_unwound: counter("data_unwound", "Payloads whose references were taken back")?,
+            collected_packs: counter("collected_packs", "Packs deleted by the collector")?,
+            collected_bytes: counter("collected_bytes", "Bytes of packs deleted by the collector")?,
+            moved_bytes: counter("moved_bytes", "Record bytes moved by the collector")?,
+            collect_errors: counter("collect_errors", "Runs of the collector that stopped early")?,
+            stuck_packs,
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! The rows of the packs that this process writes, and which of them may still be pointed to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+
+use crate::chunk::error::MetaError;
+use crate::clock::Clock;
+use crate::ids::{PackId, Sequence};
+use crate::kv::{CommitError, Kv, Mutation};
+use crate::meta::key::{self, PackStatKind, UsageKind, UsageScope};
+use crate::meta::pack::{PackRow, PackState};
+
+#[derive(Default)]
+struct Slot {
+    /// The version of the active row. Set once: a row that went is never made again, or a late writer could point to
+    /// a deleted pack.
+    version: OnceCell<Option<Sequence>>,
+    closed: AtomicBool,
+}
+
+/// One slot a pack that this process appended to; a hundred bytes for each 64 MiB written.
+pub(super) struct PackTable {
+    kv: Arc<dyn Kv>,
+    clock: Clock,
+    slots: Mutex<HashMap<PackId, Arc<Slot>>>,
+}
+
+impl PackTable {
+    pub fn new(kv: Arc<dyn Kv>, clock: Clock) -> Self {
+        Self {
+            kv,
+            clock,
+            slots: Mutex::default(),
+        }
+    }
+
+    /// The version of the pack's active row, which is made on first use, before any chunk row points to the pack. The
+    /// commit of a chunk row that points to it guards that version. `None`: the pack is being collected.
+    pub async fn active(&self, pack: PackId) -> Result<Option<Sequence>, MetaError> {
+        let slot = Arc::clone(self.slots.lock().entry(pack).or_default());
+        if slot.closed.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let version = *slot.version.get_or_try_init(|| self.ensure(pack)).await?;
+        Ok(version.filter(|_| !slot.closed.load(Ordering::Acquire)))
+    }
+
+    /// No writer of this process points to `pack` any more. Called before its row is marked, which stops those that
+    /// hold the version already.
+    pub fn close(&self, pack: PackId) {
+        self.slots
+            .lock()
+            .entry(pack)
+            .or_default()
+            .closed
+            .store(true, Ordering::Release);
+    }
+
+    async fn ensure(&self, pack: PackId) -> Result<Option<Sequence>, MetaError> {
+        let mut mutation = Mutation::deferred();
+        mutation.absent(key::pack(pack));
+        mutation.put(key::pack(pack), PackRow::local(self.clock.now()).encode());
+        match self.kv.commit(mutation).await {
+            Ok(version) => return Ok(Some(version)),
+            // An earlier try whose outcome was unknown.
+            Err(CommitError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let Some(value) = self.kv.get(&key::pack(pack)).await? else {
+            return Ok(None);
+        };
+        let active = PackRow::decode(value.bytes)?.state == PackState::Active;
+        Ok(active.then_some(value.version))
+    }
+}
+
+/// What a mutation does to the counters, summed before it is written.
+#[derive(Default)]
+pub(super) struct Counts {
+    live: BTreeMap<PackId, i64>,
+    dead: BTreeMap<PackId, i64>,
+    unique: i64,
+    stored: i64,
+}
+
+impl Counts {
+    /// A chunk row comes to point to a record.
+    pub fn born(&mut self, pack: PackId, stored_len: u32, raw_len: u32) {
+        *self.live.entry(pack).or_default() += i64::from(stored_len);
+        self.stored += i64::from(stored_len);
+        self.unique += i64::from(raw_len);
+    }
+
+    /// A chunk row points to a record no more.
+    pub fn died(&mut self, pack: PackId, stored_len: u32, raw_len: u32) {
+        *self.live.entry(pack).or_default() -= i64::from(stored_len);
+        self.stored -= i64::from(stored_len);
+        self.unique -= i64::from(raw_len);
+        self.wasted(pack, stored_len);
+    }
+
+    /// A record that no row came to point to.
+    pub fn wasted(&mut self, pack: PackId, stored_len: u32) {
+        *self.dead.entry(pack).or_default() += i64::from(stored_len);
+    }
+
+    pub fn add_to(&self, mutation: &mut Mutation) {
+        for (counts, kind) in [(&self.live, PackStatKind::Live), (&self.dead, PackStatKind::Dead)] {
+            for (pack, delta) in counts.iter().filter(|(_, delta)| **delta != 0) {
+                mutation.add(key::pack_stat(*pack, kind), *delta);
+            }
+        }
+        for (delta, kind) in [
+            (self.unique, UsageKind::UniqueBytes),
+            (self.stored, UsageKind::StoredBytes),
+        ] {
+            if delta != 0 {
+                mutation.add(key::usage(UsageScope::Store, kind, 0), delta);
+            }
+        }
+    }
+}

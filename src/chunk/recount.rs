@@ -1,0 +1,239 @@
+//! A recount: whether counters and references agree with the rows (invariant I5).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::chunk::error::MetaError;
+use crate::chunk::index::{self, after, page};
+use crate::chunk::store::{ChunkStore, counter};
+use crate::ids::{ChunkId, DataId, SegmentId};
+use crate::kv::{Mutation, Row};
+use crate::limits::SCAN_ROWS_MAX;
+use crate::meta::chunk::ChunkRow;
+use crate::meta::data::{DataRow, DataState};
+use crate::meta::key::{self, PackStatKind, Table, UsageKind, UsageScope};
+use crate::meta::segment::SegmentRow;
+use crate::meta::tree::{Target, TreeRow};
+use crate::meta::usage::Tally;
+
+/// Differences that a recount lists; more are only counted.
+const DIFFERENCES_MAX: usize = 1000;
+
+/// Something that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Difference {
+    #[error("counter {counter} is {found}, the rows say {expected}")]
+    Counter { counter: String, found: i64, expected: i64 },
+    #[error("{row} needs {needs}, which is not there")]
+    Absent { row: String, needs: String },
+}
+
+/// What a recount found. Exact while nothing is written.
+#[derive(Clone, Debug, Default)]
+pub struct Recount {
+    pub chunks: u64,
+    pub segments: u64,
+    pub data: u64,
+    pub tally: Tally,
+    pub differences: Vec<Difference>,
+    /// All of them, those that are not listed too.
+    pub differences_total: u64,
+}
+
+impl Recount {
+    fn note(&mut self, difference: Difference) {
+        self.differences_total += 1;
+        if self.differences.len() < DIFFERENCES_MAX {
+            self.differences.push(difference);
+        }
+    }
+}
+
+/// A row that another row needs: its key, or any row of a range.
+enum Need {
+    Key(Bytes),
+    Any(Range<Bytes>),
+    /// The reference of `child` to its tree's data; not while that is unwound, since a child's reference goes with the
+    /// first of the entries that share it.
+    Child {
+        child: DataId,
+        data: DataId,
+    },
+}
+
+impl ChunkStore {
+    /// Reads every row of the store and compares. Memory does not grow with the store, but for a number per pack.
+    pub async fn recount(&self) -> Result<Recount, MetaError> {
+        let mut recount = Recount::default();
+        for table in [
+            Table::Chunk,
+            Table::ChunkRef,
+            Table::Segment,
+            Table::SegmentRef,
+            Table::Tree,
+            Table::DataRef,
+            Table::Data,
+        ] {
+            let range = key::table(table);
+            let mut from = range.start;
+            loop {
+                let rows = page(&*self.kv, from..range.end.clone(), SCAN_ROWS_MAX.min(512)).await?;
+                for row in &rows {
+                    for need in needs(table, row, &mut recount)? {
+                        self.check(row, need, &mut recount).await?;
+                    }
+                }
+                match rows.last() {
+                    Some(last) => from = after(&last.key),
+                    None => break,
+                }
+            }
+        }
+        for (name, key, expected) in self.expected(&recount.tally).await? {
+            let found = self.counter(&key).await?;
+            if found != expected {
+                recount.note(Difference::Counter {
+                    counter: name,
+                    found,
+                    expected,
+                });
+            }
+        }
+        Ok(recount)
+    }
+
+    /// Sets the counters to what the rows say; returns how many differed. For a store at rest.
+    pub(super) async fn repair_counters(&self) -> Result<u64, MetaError> {
+        let recount = self.recount().await?;
+        let mut repaired = 0;
+        for (_, key, expected) in self.expected(&recount.tally).await? {
+            let delta = expected - self.counter(&key).await?;
+            if delta != 0 {
+                let mut mutation = Mutation::deferred();
+                mutation.add(key, delta);
+                self.kv.commit(mutation).await?;
+                repaired += 1;
+            }
+        }
+        Ok(repaired)
+    }
+
+    async fn check(&self, row: &Row, need: Need, recount: &mut Recount) -> Result<(), MetaError> {
+        let (there, needs) = match need {
+            Need::Key(key) => (self.kv.get(&key).await?.is_some(), key),
+            Need::Child { child, data } => {
+                let owner = index::data(&*self.kv, data).await?;
+                let unwinding = owner.is_some_and(|known| known.row.state == DataState::Unwinding);
+                let key = key::data_ref(child, data);
+                (unwinding || self.kv.get(&key).await?.is_some(), key)
+            }
+            Need::Any(range) => (!page(&*self.kv, range.clone(), 1).await?.is_empty(), range.start),
+        };
+        if !there {
+            recount.note(Difference::Absent {
+                row: hex::encode(&row.key),
+                needs: hex::encode(&needs),
+            });
+        }
+        Ok(())
+    }
+
+    async fn counter(&self, key: &Bytes) -> Result<i64, MetaError> {
+        Ok(match self.kv.get(key).await? {
+            Some(value) => counter(&value.bytes)?,
+            None => 0,
+        })
+    }
+
+    /// Every counter of the store, and what it must say.
+    async fn expected(&self, tally: &Tally) -> Result<Vec<(String, Bytes, i64)>, MetaError> {
+        let mut live: BTreeMap<_, i64> = super::recover::pack_rows(&*self.kv)
+            .await?
+            .into_keys()
+            .map(|pack| (pack, 0))
+            .collect();
+        live.extend(&tally.live_bytes);
+        let mut expected: Vec<_> = live
+            .into_iter()
+            .map(|(pack, bytes)| {
+                (
+                    format!("live bytes of {pack}"),
+                    key::pack_stat(pack, PackStatKind::Live),
+                    bytes,
+                )
+            })
+            .collect();
+        let usage = |kind| key::usage(UsageScope::Store, kind, 0);
+        expected.push(("unique bytes".into(), usage(UsageKind::UniqueBytes), tally.unique_bytes));
+        expected.push(("stored bytes".into(), usage(UsageKind::StoredBytes), tally.stored_bytes));
+        Ok(expected)
+    }
+}
+
+/// What `row` of `table` needs.
+fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, MetaError> {
+    let id = |at: usize, width: usize| row.key.get(at..at + width).unwrap_or_default();
+    let hash = |at| id(at, 32).try_into().unwrap_or([0; 32]);
+    let short = |at| DataId(id(at, 16).try_into().unwrap_or([0; 16]));
+    let value = row.value.bytes.clone();
+    Ok(match table {
+        Table::Chunk => {
+            let chunk = ChunkRow::decode(value)?;
+            recount.chunks += 1;
+            recount.tally.add(&chunk);
+            vec![
+                Need::Any(key::chunk_refs(&ChunkId(hash(1)))),
+                Need::Key(key::pack(chunk.place.pack)),
+            ]
+        }
+        Table::ChunkRef => {
+            vec![
+                Need::Key(key::chunk(&ChunkId(hash(1)))),
+                Need::Key(key::segment(&SegmentId(hash(33)))),
+            ]
+        }
+        Table::Segment => {
+            recount.segments += 1;
+            let name = SegmentId(hash(1));
+            let chunks = SegmentRow::decode(value)?.distinct_chunks();
+            let refs = chunks.iter().map(|chunk| Need::Key(key::chunk_ref(chunk, &name)));
+            refs.chain([Need::Any(key::segment_refs(&name))]).collect()
+        }
+        Table::SegmentRef => {
+            // A row that is being unwound keeps its key, so the row of the entry is the next one.
+            let (data, end) = (short(33), id(49, 8).try_into().map_or(0, u64::from_be_bytes));
+            let tree = key::tree(data, end)..key::trees(data).end;
+            vec![Need::Key(key::segment(&SegmentId(hash(1)))), Need::Any(tree)]
+        }
+        Table::Tree => {
+            let (data, tree) = (short(1), TreeRow::decode(value)?);
+            let mut at = tree.start;
+            let refs = tree.entries.iter().map(|entry| {
+                at += entry.length;
+                match entry.target {
+                    Target::Segment(segment) => Need::Key(key::segment_ref(&segment, data, at)),
+                    Target::Data(child) => Need::Child { child, data },
+                }
+            });
+            refs.chain([Need::Key(key::data(data))]).collect()
+        }
+        Table::DataRef => vec![Need::Key(key::data(short(1))), Need::Key(key::data(short(17)))],
+        Table::Data => {
+            let data = DataRow::decode(value)?;
+            recount.data += 1;
+            let id = short(1);
+            let mut needs = match data.state {
+                DataState::Live => vec![],
+                DataState::Released => vec![Need::Any(key::data_refs(id))],
+                DataState::Building | DataState::Unwinding => vec![Need::Key(key::garbage(id))],
+            };
+            if data.is_whole() && data.size > 0 {
+                needs.push(Need::Key(key::tree(id, data.size)));
+            }
+            needs
+        }
+        _ => vec![],
+    })
+}

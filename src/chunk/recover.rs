@@ -1,0 +1,103 @@
+//! Opening: makes the pack rows agree with the pack files that are there.
+//!
+//! A file without a row is from a process that died before its first window commit was durable; it gets a row, and its
+//! records count as dead. A row without a file is cleaned up only if nothing can point to it: absence of a file is
+//! never taken for an order to forget what it held.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::chunk::error::MetaError;
+use crate::chunk::index::{self, Known};
+use crate::chunk::pack::PackSet;
+use crate::chunk::store::counter;
+use crate::clock::Clock;
+use crate::ids::PackId;
+use crate::kv::{Kv, Mutation};
+use crate::limits::SCAN_ROWS_MAX;
+use crate::meta::key::{self, PackStatKind, Table};
+use crate::meta::pack::{PackRow, PackState};
+use crate::meta::record::Malformed;
+
+const ROWS_PER_COMMIT: usize = 256;
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoverReport {
+    /// Files that had no row and have one now.
+    pub adopted: Vec<PackId>,
+    /// Rows whose file is gone and that nothing points to: removed.
+    pub forgotten: Vec<PackId>,
+    /// Rows with live chunks whose file is gone: data is lost. Kept, so that the loss shows.
+    pub missing: Vec<PackId>,
+}
+
+pub(super) async fn recover(kv: &dyn Kv, packs: &PackSet, clock: &Clock) -> Result<RecoverReport, MetaError> {
+    let mut report = RecoverReport::default();
+    let files: BTreeSet<PackId> = packs.packs().iter().map(|pack| pack.id).collect();
+    let rows = pack_rows(kv).await?;
+    let adopted: Vec<PackId> = files.iter().filter(|id| !rows.contains_key(*id)).copied().collect();
+    for ids in adopted.chunks(ROWS_PER_COMMIT) {
+        let mut mutation = Mutation::deferred();
+        for id in ids {
+            mutation.absent(key::pack(*id));
+            mutation.put(key::pack(*id), PackRow::local(clock.now()).encode());
+        }
+        kv.commit(mutation).await?;
+    }
+    report.adopted = adopted;
+    for (id, known) in rows.iter().filter(|(id, _)| !files.contains(id)) {
+        if known.row.state == PackState::Condemned || live_bytes(kv, *id).await? == 0 {
+            forget(kv, *id, known).await?;
+            report.forgotten.push(*id);
+        } else {
+            tracing::error!(pack = %id, "a pack with live chunks is missing");
+            report.missing.push(*id);
+        }
+    }
+    Ok(report)
+}
+
+/// Removes the rows of a pack that nothing points to and whose file is gone.
+pub(super) async fn forget(kv: &dyn Kv, id: PackId, known: &Known<PackRow>) -> Result<(), MetaError> {
+    let mut mutation = Mutation::deferred();
+    mutation.unchanged(key::pack(id), Some(known.version));
+    mutation.delete(key::pack(id));
+    mutation.delete(key::pack_stat(id, PackStatKind::Live));
+    mutation.delete(key::pack_stat(id, PackStatKind::Dead));
+    kv.commit(mutation).await?;
+    Ok(())
+}
+
+/// All pack rows.
+pub(super) async fn pack_rows(kv: &dyn Kv) -> Result<BTreeMap<PackId, Known<PackRow>>, MetaError> {
+    let mut found = BTreeMap::new();
+    let range = key::table(Table::Pack);
+    let mut from = range.start;
+    loop {
+        let rows = index::page(kv, from..range.end.clone(), SCAN_ROWS_MAX).await?;
+        for row in &rows {
+            let id = row.key.get(1..).and_then(|id| id.try_into().ok()).map(PackId);
+            let id = id.ok_or(Malformed {
+                record: "pack",
+                reason: "its key has no pack id",
+            })?;
+            let known = Known {
+                row: PackRow::decode(row.value.bytes.clone())?,
+                version: row.value.version,
+            };
+            found.insert(id, known);
+        }
+        match rows.last() {
+            Some(last) if rows.len() == SCAN_ROWS_MAX => from = index::after(&last.key),
+            _ => return Ok(found),
+        }
+    }
+}
+
+/// The live counter of a pack; 0 when there is none.
+pub(super) async fn live_bytes(kv: &dyn Kv, id: PackId) -> Result<i64, MetaError> {
+    match kv.get(&key::pack_stat(id, PackStatKind::Live)).await? {
+        Some(value) => Ok(counter(&value.bytes)?),
+        None => Ok(0),
+    }
+}

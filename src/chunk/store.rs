@@ -1,0 +1,214 @@
+//! The store itself: what its parts share, opening, usage.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use moka::sync::Cache;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::chunk::codec::{Codecs, Compression};
+use crate::chunk::collect::CollectOptions;
+use crate::chunk::domain::DomainKey;
+use crate::chunk::error::{MetaError, OpenError};
+use crate::chunk::index;
+use crate::chunk::md5::Md5Lanes;
+use crate::chunk::metrics::ChunkMetrics;
+use crate::chunk::pack::{PackOptions, PackSet};
+use crate::chunk::packs::PackTable;
+use crate::chunk::pool::BufferPool;
+use crate::chunk::recover::{self, RecoverReport};
+use crate::chunk::session::Sessions;
+use crate::clock::Clock;
+use crate::ids::{DataId, DomainId, IdSource, SegmentId};
+use crate::kv::{Counter, Kv};
+use crate::limits::{BUFFER_POOL_BYTES, MIB, SCAN_ROWS_MAX};
+use crate::meta::key::{self, Table, UsageKind, UsageScope};
+use crate::meta::record::Malformed;
+use crate::meta::segment::SegmentRow;
+use crate::meta::tree::TreeRow;
+
+/// Domains whose keys are kept in memory.
+const DOMAINS_CACHED_MAX: u64 = 10_000;
+
+#[derive(Clone, Debug)]
+pub struct ChunkStoreOptions {
+    pub packs_dir: PathBuf,
+    pub packs: PackOptions,
+    pub compression: Compression,
+    /// Plaintext windows and read extents in memory, over all requests.
+    pub pool_bytes: usize,
+    /// Threads that compute MD5.
+    pub md5_threads: usize,
+    /// Windows that are chunked, hashed or encoded at the same time.
+    pub cpu_jobs_max: usize,
+    pub tree_cache_bytes: u64,
+    pub segment_cache_bytes: u64,
+    pub collect: CollectOptions,
+}
+
+impl ChunkStoreOptions {
+    pub fn new(packs_dir: PathBuf) -> Self {
+        let cores = available_parallelism().map_or(2, NonZeroUsize::get);
+        Self {
+            packs_dir,
+            packs: PackOptions::default(),
+            compression: Compression::default(),
+            pool_bytes: BUFFER_POOL_BYTES,
+            md5_threads: 1,
+            cpu_jobs_max: cores,
+            tree_cache_bytes: 4 * MIB as u64,
+            segment_cache_bytes: 12 * MIB as u64,
+            collect: CollectOptions::default(),
+        }
+    }
+}
+
+/// Every byte above the body limit, once. See `docs/notes-store.md` for the protocol.
+pub struct ChunkStore {
+    pub(super) kv: Arc<dyn Kv>,
+    pub(super) packs: PackSet,
+    pub(super) table: PackTable,
+    pub(super) pool: BufferPool,
+    pub(super) md5: Md5Lanes,
+    pub(super) codecs: Codecs,
+    pub(super) compression: Compression,
+    /// One permit a blocking job that computes.
+    pub(super) cpu: Arc<Semaphore>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) domains: Cache<DomainId, Arc<DomainKey>>,
+    /// Rows that begin at the offset in the key.
+    pub(super) trees: Cache<(DataId, u64), Arc<TreeRow>>,
+    pub(super) segments: Cache<SegmentId, Arc<SegmentRow>>,
+    pub(super) clock: Clock,
+    pub(super) ids: Arc<IdSource>,
+    /// Names this process in the building rows.
+    pub(super) boot: [u8; 16],
+    pub(super) collect: CollectOptions,
+    /// Held by the one run of the collector.
+    pub(super) collecting: Mutex<()>,
+    pub(super) metrics: ChunkMetrics,
+    recovered: RecoverReport,
+}
+
+/// What the store holds, by its counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreUsage {
+    /// Bytes of the current objects and of the parts of uploads in progress, as their owners see them.
+    pub logical_bytes: u64,
+    /// Plaintext bytes of the chunks, each once.
+    pub unique_bytes: u64,
+    /// The same as records, compressed.
+    pub stored_bytes: u64,
+    /// Bytes of the pack files, dead records included.
+    pub pack_bytes: u64,
+}
+
+impl ChunkStore {
+    /// Opens the packs and makes the rows agree with the files. Building data of an earlier process is found by the
+    /// collector. Must be the only store on its directory and its metadata.
+    pub async fn open(
+        kv: Arc<dyn Kv>,
+        options: ChunkStoreOptions,
+        clock: Clock,
+        ids: Arc<IdSource>,
+        registry: &prometheus::Registry,
+    ) -> Result<Arc<Self>, OpenError> {
+        let metrics = ChunkMetrics::new(registry)?;
+        let pool = BufferPool::new(options.pool_bytes);
+        let packs = {
+            let (pool, ids, registry) = (pool.clone(), Arc::clone(&ids), registry.clone());
+            let (dir, packs) = (options.packs_dir.clone(), options.packs.clone());
+            tokio::task::spawn_blocking(move || PackSet::open(&dir, packs, ids, pool, &registry))
+                .await
+                .map_err(|_| OpenError::Stopped)??
+        };
+        let recovered = recover::recover(&*kv, &packs, &clock).await?;
+        let md5 = Md5Lanes::start(options.md5_threads).map_err(OpenError::Threads)?;
+        Ok(Arc::new(Self {
+            table: PackTable::new(Arc::clone(&kv), clock.clone()),
+            kv,
+            packs,
+            pool,
+            md5,
+            codecs: Codecs::new(options.cpu_jobs_max),
+            compression: options.compression,
+            cpu: Arc::new(Semaphore::new(options.cpu_jobs_max.max(1))),
+            sessions: Arc::new(Sessions::default()),
+            domains: Cache::new(DOMAINS_CACHED_MAX),
+            trees: weighed(options.tree_cache_bytes, |row: &TreeRow| 128 + 96 * row.entries.len()),
+            segments: weighed(options.segment_cache_bytes, |row: &SegmentRow| {
+                128 + 72 * row.entries.len()
+            }),
+            boot: ids.next(),
+            clock,
+            ids,
+            collect: options.collect,
+            collecting: Mutex::new(()),
+            metrics,
+            recovered,
+        }))
+    }
+
+    /// What opening found.
+    pub fn recovered(&self) -> &RecoverReport {
+        &self.recovered
+    }
+
+    pub fn pool(&self) -> &BufferPool {
+        &self.pool
+    }
+
+    /// The counters, which are exact, and the sizes of the pack files. Reads every bucket's counters.
+    pub async fn usage(&self) -> Result<StoreUsage, MetaError> {
+        let mut usage = StoreUsage {
+            pack_bytes: self.pack_bytes(),
+            ..StoreUsage::default()
+        };
+        let store = |kind| key::usage(UsageScope::Store, kind, 0);
+        let range = key::table(Table::Usage);
+        let mut from = range.start;
+        loop {
+            let rows = index::page(&*self.kv, from..range.end.clone(), SCAN_ROWS_MAX).await?;
+            for row in &rows {
+                let value = counter(&row.value.bytes)?.max(0).unsigned_abs();
+                match row.key.get(10).copied() {
+                    _ if row.key == store(UsageKind::UniqueBytes) => usage.unique_bytes = value,
+                    _ if row.key == store(UsageKind::StoredBytes) => usage.stored_bytes = value,
+                    Some(kind) if kind == UsageKind::Bytes as u8 || kind == UsageKind::UploadBytes as u8 => {
+                        usage.logical_bytes += value;
+                    }
+                    _ => {}
+                }
+            }
+            match rows.last() {
+                Some(last) if rows.len() == SCAN_ROWS_MAX => from = index::after(&last.key),
+                _ => return Ok(usage),
+            }
+        }
+    }
+
+    pub(super) fn pack_bytes(&self) -> u64 {
+        self.packs.packs().iter().map(|pack| pack.bytes).sum()
+    }
+}
+
+/// A counter row's value.
+pub(super) fn counter(bytes: &[u8]) -> Result<i64, Malformed> {
+    Counter::decode(bytes).ok_or(Malformed {
+        record: "counter",
+        reason: "not eight bytes",
+    })
+}
+
+fn weighed<K, V>(bytes: u64, weight: fn(&V) -> usize) -> Cache<K, Arc<V>>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    Cache::builder()
+        .max_capacity(bytes)
+        .weigher(move |_, row: &Arc<V>| u32::try_from(weight(row)).unwrap_or(u32::MAX))
+        .build()
+}

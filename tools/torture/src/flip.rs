@@ -1,0 +1,249 @@
+//! One flipped byte in a file at rest: the gateway tells it, or it does not matter; it never loses or alters anything in silence.
+
+use crate::Result;
+use crate::client::Client;
+use crate::history::{Clock, History, Mark};
+use crate::kill::{Round, create_bucket};
+use crate::pages::Pages;
+use crate::server::{Launch, NotReady, Server};
+use crate::verify::{Finding, check_key, verify};
+use crate::workload::{BUCKET, Scale, WRITERS};
+use fastrand::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub struct FlipOptions {
+    #[command(flatten)]
+    pub launch: Launch,
+    /// How many bytes are flipped, one at a time, in each of the two states: after SIGTERM and after SIGKILL.
+    #[arg(long, default_value_t = 20)]
+    pub flips: usize,
+    /// Where bodies and places come from; drawn and printed when not given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Directory for the data; must not exist. Kept on failure.
+    #[arg(long)]
+    pub work: PathBuf,
+}
+
+/// What became of a flipped byte.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug, Clone, Copy)]
+enum Outcome {
+    /// Everything reads back.
+    Harmless,
+    /// The gateway refused to start and said why.
+    Refused,
+    /// Reads that needed the byte failed with an error.
+    Failed,
+}
+
+/// Words by which a refusal names damage.
+const WORDS: [&str; 5] = ["corrupt", "damage", "checksum", "mismatch", "crc"];
+
+pub async fn run(options: &FlipOptions) -> Result<()> {
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000));
+    println!("flip mode: twice {} flips, --seed {seed}", options.flips);
+    std::fs::create_dir(&options.work)?;
+    let work = std::fs::canonicalize(&options.work)?;
+    let mut rng = Rng::with_seed(seed);
+    let mut failures = Vec::new();
+    for killed in [false, true] {
+        let pristine = work.join(if killed { "killed" } else { "stopped" });
+        let histories = prepare(options, &pristine, killed, rng.u64(..)).await?;
+        for (class, outcomes) in flip_all(options, &pristine, &histories, &mut rng, &mut failures).await? {
+            println!(
+                "flip | {} | {class} | {outcomes:?}",
+                if killed { "after SIGKILL" } else { "after SIGTERM" }
+            );
+        }
+    }
+    if failures.is_empty() {
+        std::fs::remove_dir_all(&work)?;
+        return Ok(());
+    }
+    Err(format!(
+        "{} flips lost something in silence, seed {seed}, data in {}:\n{}",
+        failures.len(),
+        work.display(),
+        failures.join("\n")
+    )
+    .into())
+}
+
+/// Fills a directory, with one restart so that RocksDB has files, and ends the gateway.
+async fn prepare(options: &FlipOptions, data: &Path, killed: bool, seed: u64) -> Result<Vec<History>> {
+    std::fs::create_dir(data)?;
+    let clock = Arc::new(Clock::Count(AtomicU64::new(1)));
+    let round = |number: u64| Round {
+        scale: Scale::Small,
+        clock: &clock,
+        seed: seed.wrapping_add(number),
+        duration: Duration::from_millis(1500),
+    };
+    let server = Server::start(&options.launch, data, None).await?;
+    create_bucket(&server.access).await?;
+    let (histories, _, server) = round(1).run(server, vec![History::default(); WRITERS], false).await?;
+    if let Some(server) = server {
+        server.stop().await?;
+    }
+    let server = Server::start(&options.launch, data, None).await?;
+    let (histories, _, server) = round(2).run(server, histories, false).await?;
+    let server = server.ok_or("the gateway is gone")?;
+    verify(&server.access, &histories, Mark::MAX).await?;
+    if killed {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        server.kill().await?;
+    } else {
+        server.stop().await?;
+    }
+    Ok(histories)
+}
+
+/// Each kind of file in turn, so that none is drowned by the largest.
+async fn flip_all(
+    options: &FlipOptions,
+    pristine: &Path,
+    histories: &[History],
+    rng: &mut Rng,
+    failures: &mut Vec<String>,
+) -> Result<BTreeMap<&'static str, BTreeMap<Outcome, usize>>> {
+    let mut files: BTreeMap<&'static str, Vec<PathBuf>> = BTreeMap::new();
+    find_files(pristine, Path::new(""), &mut files)?;
+    let classes: Vec<&'static str> = files.keys().copied().collect();
+    println!(
+        "kinds of files: {}",
+        files
+            .iter()
+            .map(|(class, list)| format!("{class} {}", list.len()))
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
+    let mut table: BTreeMap<&'static str, BTreeMap<Outcome, usize>> = BTreeMap::new();
+    for class in classes.iter().cycle().take(options.flips) {
+        let Some(file) = files.get(class).and_then(|list| rng.choice(list)) else {
+            continue;
+        };
+        let copy = pristine.with_extension("flipped");
+        let _ = std::fs::remove_dir_all(&copy);
+        copy_directory(pristine, &copy)?;
+        let place = flip(&copy.join(file), rng)?;
+        match outcome(&options.launch, &copy, histories).await {
+            Ok(found) => *table.entry(class).or_default().entry(found).or_default() += 1,
+            Err(error) => failures.push(format!("{} {place}: {error}", file.display())),
+        }
+        let _ = std::fs::remove_file(copy.with_extension("output"));
+    }
+    Ok(table)
+}
+
+fn class_of(path: &str) -> Option<&'static str> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    if path.starts_with("log/") {
+        Some("commit log")
+    } else if name.ends_with(".sst") {
+        Some("sst")
+    } else if name.ends_with(".blob") {
+        Some("blob")
+    } else if name.starts_with("MANIFEST") {
+        Some("manifest")
+    } else if path.starts_with("packs/") {
+        Some("pack")
+    } else {
+        None
+    }
+}
+
+fn find_files(root: &Path, below: &Path, found: &mut BTreeMap<&'static str, Vec<PathBuf>>) -> Result<()> {
+    for entry in std::fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            find_files(root, &path, found)?;
+        } else if let Some(class) = class_of(&path.to_string_lossy())
+            && entry.metadata()?.len() > 0
+        {
+            found.entry(class).or_default().push(path);
+        }
+    }
+    Ok(())
+}
+
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            Pages::load(&File::open(entry.path())?)?.store(&File::create(&target)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Flips one byte; where most of a file is preallocated zeros, one that was written.
+fn flip(path: &Path, rng: &mut Rng) -> Result<String> {
+    let bytes = std::fs::read(path)?;
+    let tries: Vec<usize> = (0..1000).map(|_| rng.usize(0..bytes.len())).collect();
+    let used = |at: &usize| bytes.get(*at).is_some_and(|byte| *byte != 0);
+    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or_default();
+    let at = tries.into_iter().find(used).unwrap_or(first);
+    let byte = bytes.get(at).copied().unwrap_or_default();
+    let mask = rng.u8(1..=255);
+    File::options()
+        .write(true)
+        .open(path)?
+        .write_all_at(&[byte ^ mask], at as u64)?;
+    Ok(format!(
+        "byte {at} of {}: {byte:#04x} to {:#04x}",
+        bytes.len(),
+        byte ^ mask
+    ))
+}
+
+async fn outcome(launch: &Launch, data: &Path, histories: &[History]) -> Result<Outcome> {
+    let server = match Server::start(launch, data, None).await {
+        Ok(server) => server,
+        Err(error) => {
+            let refusal = error.downcast_ref::<NotReady>().filter(|refusal| refusal.exited);
+            let text = refusal.map(|refusal| refusal.output.to_lowercase()).unwrap_or_default();
+            return if WORDS.iter().any(|word| text.contains(word)) {
+                Ok(Outcome::Refused)
+            } else {
+                Err(error)
+            };
+        }
+    };
+    let mut client = Client::new(&server.access);
+    let mut told = false;
+    let mut present = BTreeSet::new();
+    for history in histories {
+        for key in history.changes.keys() {
+            match check_key(&mut client, key, &history.allowed(key, Mark::MAX)).await {
+                Finding::Sound(Some(_)) => drop(present.insert(key.clone())),
+                Finding::Sound(None) => {}
+                Finding::Told(_) => told = true,
+                Finding::Wrong(text) => return Err(text.into()),
+            }
+        }
+    }
+    // A listing may fail as well, but one that is given is whole.
+    match client.list(BUCKET, 1000).await {
+        Ok(entries) => {
+            let listed: BTreeSet<String> = entries.into_iter().map(|entry| entry.key).collect();
+            if let Some(key) = present.difference(&listed).next() {
+                return Err(format!("{key} reads back but is not listed").into());
+            }
+        }
+        Err(_) => told = true,
+    }
+    server.kill().await?;
+    Ok(if told { Outcome::Failed } else { Outcome::Harmless })
+}

@@ -1,0 +1,208 @@
+//! Starts, watches and ends the gateway.
+
+use crate::Result;
+use crate::client::Access;
+use crate::http::{Connection, Request};
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+const ACCESS_KEY: &str = "torturetorture";
+const SECRET_KEY: &str = "torture-secret-torture-secret";
+
+/// How to start the gateway; shared by every mode.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Launch {
+    /// The gateway's binary.
+    #[arg(long, default_value = "bin/cairn")]
+    pub binary: PathBuf,
+    /// Its arguments, split at spaces; {data}, {listen} and {admin} are filled in.
+    #[arg(long, default_value = "serve --data {data} --listen {listen} --admin-listen {admin}")]
+    pub arguments: String,
+    /// More environment, NAME=VALUE; may be repeated.
+    #[arg(long)]
+    pub env: Vec<String>,
+    /// Path that answers 200 once the gateway is ready; asked of the admin listener.
+    #[arg(long, default_value = "/health/ready")]
+    pub ready_path: String,
+    /// Ask the S3 listener for readiness instead.
+    #[arg(long)]
+    pub ready_on_s3: bool,
+    /// Longest time from the start to readiness, in seconds.
+    #[arg(long, default_value_t = 60)]
+    pub ready_seconds: u64,
+    /// The recorder.
+    #[arg(long, default_value = "target/release/libsynctrace.so")]
+    pub recorder: PathBuf,
+    /// Do not ask for a recount of the counters: for servers that have none.
+    #[arg(long)]
+    pub no_recount: bool,
+}
+
+/// Where the recorder writes, and which syncs it leaves out.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    pub log: PathBuf,
+    pub drop: String,
+}
+
+pub struct Server {
+    child: Child,
+    pub access: Access,
+    admin: SocketAddr,
+    output: PathBuf,
+}
+
+/// A start that did not end in readiness.
+#[derive(Debug)]
+pub struct NotReady {
+    /// The process ended by itself.
+    pub exited: bool,
+    /// What it said.
+    pub output: String,
+}
+
+impl std::fmt::Display for NotReady {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.exited {
+            "exited before it was ready"
+        } else {
+            "was not ready in time"
+        };
+        write!(formatter, "the gateway {what}; its output ends:\n{}", self.output)
+    }
+}
+
+impl std::error::Error for NotReady {}
+
+/// Addresses that were free a moment ago.
+fn free_addresses() -> Result<(SocketAddr, SocketAddr)> {
+    let one = TcpListener::bind("127.0.0.1:0")?;
+    let two = TcpListener::bind("127.0.0.1:0")?;
+    Ok((one.local_addr()?, two.local_addr()?))
+}
+
+impl Server {
+    /// Starts the gateway on `data` and waits until it is ready. Its output goes to `data` + `.output`.
+    pub async fn start(launch: &Launch, data: &Path, recording: Option<&Recording>) -> Result<Self> {
+        let (listen, admin) = free_addresses()?;
+        let output = data.with_extension("output");
+        let sink = File::options().create(true).append(true).open(&output)?;
+        let mut command = Command::new(std::fs::canonicalize(&launch.binary)?);
+        for argument in launch.arguments.split_whitespace() {
+            let argument = argument.replace("{data}", &data.to_string_lossy());
+            command.arg(
+                argument
+                    .replace("{listen}", &listen.to_string())
+                    .replace("{admin}", &admin.to_string()),
+            );
+        }
+        command
+            .env("CAIRN_ROOT_ACCESS_KEY", ACCESS_KEY)
+            .env("CAIRN_ROOT_SECRET_KEY", SECRET_KEY);
+        for pair in &launch.env {
+            let (name, value) = pair.split_once('=').ok_or("--env takes NAME=VALUE")?;
+            command.env(name, value);
+        }
+        if let Some(recording) = recording {
+            command.env("LD_PRELOAD", std::fs::canonicalize(&launch.recorder)?);
+            command.env("SYNCTRACE_DIR", data).env("SYNCTRACE_LOG", &recording.log);
+            command.env("SYNCTRACE_DROP", &recording.drop);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(sink.try_clone()?)
+            .stderr(sink)
+            .kill_on_drop(true);
+        let access = Access {
+            address: listen,
+            access_key: ACCESS_KEY.into(),
+            secret_key: SECRET_KEY.into(),
+        };
+        let mut server = Self {
+            child: command.spawn()?,
+            access,
+            admin,
+            output,
+        };
+        server.wait_ready(launch).await?;
+        Ok(server)
+    }
+
+    async fn wait_ready(&mut self, launch: &Launch) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(launch.ready_seconds);
+        let address = if launch.ready_on_s3 {
+            self.access.address
+        } else {
+            self.admin
+        };
+        loop {
+            let exited = self.child.try_wait()?.is_some();
+            if exited || Instant::now() > deadline {
+                return Err(NotReady {
+                    exited,
+                    output: self.last_output(),
+                }
+                .into());
+            }
+            if get(address, &launch.ready_path)
+                .await
+                .is_ok_and(|(status, _)| status == 200)
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn last_output(&self) -> String {
+        let text = std::fs::read(&self.output).unwrap_or_default();
+        let from = text.len().saturating_sub(3000);
+        String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
+    }
+
+    pub async fn kill(mut self) -> Result<()> {
+        self.child.kill().await?;
+        Ok(())
+    }
+
+    /// Ends it as an operator would, and demands success.
+    pub async fn stop(mut self) -> Result<()> {
+        let pid = self.child.id().ok_or("the gateway is gone already")?;
+        Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
+        let status = status.map_err(|_| "the gateway did not end within 60 s of SIGTERM")??;
+        if !status.success() {
+            return Err(format!("the gateway ended with {status} on SIGTERM:\n{}", self.last_output()).into());
+        }
+        Ok(())
+    }
+
+    /// Demands that the counters equal a recount.
+    pub async fn recount(&self) -> Result<()> {
+        let (status, body) = get(self.admin, "/v1/recount").await?;
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let answer: serde_json::Value =
+            serde_json::from_str(&text).map_err(|_| format!("/v1/recount answered {status}: {text}"))?;
+        match answer.get("differences").and_then(|found| found.as_array()) {
+            Some(differences) if status == 200 && differences.is_empty() => Ok(()),
+            _ => Err(format!("the counters differ from a recount ({status}): {text}").into()),
+        }
+    }
+}
+
+async fn get(address: SocketAddr, target: &str) -> Result<(u16, Vec<u8>)> {
+    let headers = vec![("host".to_owned(), address.to_string())];
+    let response = Connection::new(address)
+        .send(&Request {
+            method: "GET",
+            target,
+            headers,
+            body: &[],
+        })
+        .await?;
+    Ok((response.status, response.body))
+}

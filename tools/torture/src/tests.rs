@@ -1,0 +1,191 @@
+//! The image builder against a toy program that runs under the recorder.
+
+use crate::Result;
+use crate::disk::Disk;
+use crate::image;
+use crate::trace::Trace;
+use fastrand::Rng;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What a toy run leaves to look at.
+struct Run {
+    home: tempfile::TempDir,
+    trace: Trace,
+}
+
+fn library() -> PathBuf {
+    let exe = std::env::current_exe().expect("a test has a path");
+    exe.ancestors()
+        .nth(2)
+        .expect("the test lies in target/release/deps")
+        .join("libsynctrace.so")
+}
+
+/// The Rust toolchain builds the toy beside nothing: it is this test binary itself, told what to do by a variable.
+fn run(scenario: &str, drop: &str) -> Run {
+    let home = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(home.path().join("data")).expect("a directory");
+    assert!(
+        library().exists(),
+        "build the recorder first: cargo build --release -p synctrace"
+    );
+    let status = Command::new(std::env::current_exe().expect("a path"))
+        .args(["tests::toy", "--exact", "--nocapture", "--test-threads=1"])
+        .env("TOY_SCENARIO", scenario)
+        .env("LD_PRELOAD", library())
+        .env("SYNCTRACE_DIR", home.path().join("data"))
+        .env("SYNCTRACE_LOG", home.path().join("log"))
+        .env("SYNCTRACE_DROP", drop)
+        .status()
+        .expect("the toy starts");
+    assert!(status.success());
+    let trace = Trace::read(&home.path().join("log")).expect("a log");
+    Run { home, trace }
+}
+
+impl Run {
+    fn disk(&self) -> Disk {
+        let mut disk = Disk::new();
+        for (index, event) in self.trace.events.iter().enumerate() {
+            disk.apply(index, event, &self.trace).expect("the trace is consistent");
+        }
+        disk
+    }
+
+    /// Builds images and counts those for which `holds` is true.
+    fn count(&self, images: u64, holds: impl Fn(&Path) -> bool) -> u64 {
+        let disk = self.disk();
+        let made = (0..images).map(|seed| {
+            let target = self.home.path().join("image");
+            image::build(&disk, &self.trace, &mut Rng::with_seed(seed), &target).expect("an image");
+            let held = holds(&target);
+            std::fs::remove_dir_all(&target).expect("the image goes");
+            u64::from(held)
+        });
+        made.sum()
+    }
+}
+
+/// Not a test: the program that the others record.
+#[test]
+fn toy() {
+    use std::io::Write;
+    let (Ok(scenario), Ok(data)) = (std::env::var("TOY_SCENARIO"), std::env::var("SYNCTRACE_DIR")) else {
+        return;
+    };
+    let data = Path::new(&data);
+    let body = vec![7_u8; 20_000];
+    let directory = || std::fs::File::open(data).expect("the directory opens");
+    let mut file = std::fs::File::create(data.join("a")).expect("a file");
+    file.write_all(&body).expect("a write");
+    match scenario.as_str() {
+        "nothing" => {}
+        "file" => file.sync_data().expect("a sync"),
+        "both" => {
+            file.sync_data().expect("a sync");
+            directory().sync_all().expect("a sync");
+        }
+        "rename" => {
+            file.sync_data().expect("a sync");
+            std::fs::rename(data.join("a"), data.join("b")).expect("a rename");
+            directory().sync_all().expect("a sync");
+            std::fs::remove_file(data.join("b")).expect("a removal");
+        }
+        "overwrite" => overwrite(&file, &directory()),
+        "copy" => {
+            std::fs::create_dir(data.join("sub")).expect("a directory");
+            std::fs::copy(data.join("a"), data.join("sub/c")).expect("a copy");
+            file.set_len(100).expect("a cut");
+            file.try_clone()
+                .expect("a duplicate")
+                .write_all(&body)
+                .expect("a write");
+            std::fs::rename(data.join("sub"), data.join("moved")).expect("a rename");
+            std::fs::remove_dir_all(data.join("moved")).expect("a removal");
+            std::fs::create_dir(data.join("sub")).expect("a directory");
+        }
+        other => panic!("no scenario {other}"),
+    }
+}
+
+/// A durable file of 7s; 9s in place of a page, not synced.
+fn overwrite(file: &std::fs::File, directory: &std::fs::File) {
+    use std::os::unix::fs::FileExt;
+    file.sync_data().expect("a sync");
+    directory.sync_all().expect("a sync");
+    file.write_all_at(&[9_u8; 8192], 4096).expect("a write");
+}
+
+fn whole(path: PathBuf) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| bytes == vec![7; 20_000])
+}
+
+#[test]
+fn what_is_synced_stays_and_what_is_not_may_vanish() -> Result<()> {
+    let images = 60;
+    let both = run("both", "");
+    assert_eq!(both.count(images, |image| whole(image.join("a"))), images);
+    for weak in ["nothing", "file"] {
+        let kept = run(weak, "").count(images, |image| whole(image.join("a")));
+        assert!(0 < kept && kept < images, "{weak}: {kept} of {images} kept");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sync_that_is_left_out_protects_nothing() {
+    for rule in ["data:*", "dir:.", "any:a;dir:.", "data:a@1"] {
+        let run = run("both", rule);
+        assert!(run.trace.dropped_syncs() > 0, "{rule}");
+        let kept = run.count(60, |image| whole(image.join("a")));
+        assert!(0 < kept && kept < 60, "{rule}: {kept} of 60 kept");
+    }
+    let run = run("both", "dir:other*");
+    assert_eq!(
+        (run.trace.dropped_syncs(), run.count(60, |image| whole(image.join("a")))),
+        (0, 60)
+    );
+}
+
+#[test]
+fn a_synced_rename_holds_and_a_removal_after_it_may_be_undone() {
+    let run = run("rename", "");
+    assert_eq!(run.count(60, |image| image.join("a").exists()), 0);
+    let kept = run.count(60, |image| whole(image.join("b")));
+    assert!(0 < kept && kept < 60, "{kept} of 60 kept");
+}
+
+#[test]
+fn an_unsynced_overwrite_tears_only_where_it_wrote() {
+    let run = run("overwrite", "");
+    let sound = |image: &Path| {
+        let bytes = std::fs::read(image.join("a")).expect("the file is durable");
+        assert_eq!(bytes.len(), 20_000);
+        bytes.chunks(512).enumerate().all(|(sector, chunk)| {
+            let inside = (8..24).contains(&sector);
+            chunk.iter().all(|byte| *byte == 7) || (inside && chunk.iter().all(|byte| *byte == 9))
+        })
+    };
+    assert_eq!(run.count(100, sound), 100);
+    let torn = run.count(200, |image| {
+        let bytes = std::fs::read(image.join("a")).expect("the file is durable");
+        let page = bytes.get(4096..8192).expect("a page");
+        page.contains(&7) && page.contains(&9)
+    });
+    assert!(torn > 0, "no image tore the page");
+}
+
+#[test]
+fn a_replay_with_nothing_lost_equals_the_directory() -> Result<()> {
+    for scenario in ["nothing", "rename", "overwrite", "copy"] {
+        let run = run(scenario, "");
+        let found = image::difference(&run.disk(), &run.trace, &run.home.path().join("data"))?;
+        assert_eq!(found, None, "{scenario}");
+        let target = run.home.path().join("whole");
+        image::build_whole(&run.disk(), &run.trace, &target)?;
+        let found = image::difference(&run.disk(), &run.trace, &target)?;
+        assert_eq!(found, None, "{scenario}");
+    }
+    Ok(())
+}
