@@ -6,8 +6,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO_FLAGS := --release --locked --ignore-rust-version
 DATA ?= $(CURDIR)/cairn-data
 KILLS ?= 100
+S3_TESTS ?=
+TODAY = $(shell date +%F)
 PYTHON ?= python3
-VENV := $(CURDIR)/.venv
 # Of `make bench`; see tools/README.md.
 SECONDS ?= 10
 AGAINST ?=
@@ -16,7 +17,6 @@ JSON ?=
 BENCH_FLAGS ?=
 
 BUILD_PACKAGES := build-essential clang libclang-dev cmake pkg-config curl ca-certificates
-CLIENT_PACKAGES := python3-venv rclone restic openssl
 
 .PHONY: run build test bench torture conformance deps clients clean
 
@@ -35,7 +35,7 @@ test: deps clients
 	@tools/timed.sh "sync recorder" cargo build $(CARGO_FLAGS) -p synctrace
 	@tools/timed.sh "unit and integration tests" cargo test $(CARGO_FLAGS) --workspace
 	@tools/timed.sh "bin/cairn" $(MAKE) --no-print-directory build
-	@tools/timed.sh "clients" conformance/clients/run.sh --quick
+	@tools/timed.sh "clients" conformance/clients/run.sh quick
 	@tools/timed.sh "torture" tools/torture.sh 5 20 10
 
 bench: build
@@ -46,27 +46,25 @@ bench: build
 torture: build
 	tools/torture.sh $(KILLS) 1000 100
 
-conformance: build clients
-	conformance/run.sh
+# S3_TESTS=DIR names a checkout of ceph/s3-tests. The result is kept, dated, to be committed.
+conformance: build
+	conformance/tools.sh full
+	@mkdir -p conformance/results
+	@bash -o pipefail -c 'conformance/clients/run.sh full 2>&1 | tee conformance/results/$(TODAY)-clients.txt'
+ifneq ($(S3_TESTS),)
+	@bash -o pipefail -c 'conformance/s3-tests/run.sh "$(S3_TESTS)" 2>&1 | tee conformance/results/$(TODAY)-s3-tests.txt'
+endif
 
 # A compiler, and what RocksDB and aws-lc need to build. A program that is there is not installed again.
 deps: $(CACHE)/.deps-stamp
 
 $(CACHE)/.deps-stamp: Makefile tools/install.sh
-	@tools/install.sh build $(BUILD_PACKAGES)
+	@tools/install.sh $(BUILD_PACKAGES)
 	@mkdir -p "$(CACHE)" && touch "$@"
 
-# The programs that the tests use as clients.
-clients: $(CACHE)/.clients-stamp $(VENV)/.stamp
-
-$(CACHE)/.clients-stamp: Makefile tools/install.sh
-	@tools/install.sh clients $(CLIENT_PACKAGES)
-	@mkdir -p "$(CACHE)" && touch "$@"
-
-$(VENV)/.stamp: conformance/requirements.txt | $(CACHE)/.clients-stamp
-	$(PYTHON) -m venv "$(VENV)"
-	"$(VENV)/bin/pip" install --quiet --disable-pip-version-check -r conformance/requirements.txt
-	@touch "$@"
+# The programs that the tests use as clients; each script looks for itself what is missing.
+clients:
+	@conformance/tools.sh quick
 
 clean:
-	rm -rf bin "$(VENV)"
+	rm -rf bin

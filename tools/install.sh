@@ -1,8 +1,6 @@
 #!/bin/sh
-# install.sh build|clients PACKAGE...: installs the Debian packages that are missing, and Rust if there is none.
+# install.sh PACKAGE...: installs the Debian packages that are missing, and Rust if there is none.
 set -eu
-what=$1
-shift
 
 missing=
 for package in "$@"; do
@@ -20,7 +18,7 @@ if [ -n "$missing" ]; then
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 fi
 
-if [ "$what" = build ] && ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt -c clippy
     echo "Rust was installed; if cargo is not found, add \$HOME/.cargo/bin to PATH"
 fi
