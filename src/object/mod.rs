@@ -7,13 +7,24 @@ use crate::clock::Clock;
 use crate::ids::IdSource;
 use crate::kv::Kv;
 
+mod attributes;
 mod bucket;
+mod checksum;
+mod conditions;
+mod copy;
+mod delete;
 mod error;
+mod get;
+mod headers;
 mod list;
 mod locks;
+mod multipart;
+mod place;
+mod put;
+mod receive;
 mod requests;
-mod stub;
 pub mod types;
+mod usage;
 
 
 pub use error::{
@@ -21,7 +32,7 @@ pub use error::{
     PutError, ReceiveError, StoreError, UploadError, UploadPartError,
 };
 pub use list::ListedObject;
-pub use stub::SweeperHandle;
+pub use multipart::SweeperHandle;
 pub use requests::{
     Attributes, AttributesParts, AttributesRequest, BucketPage, CompleteUpload, CopyRequest, CreateBucket,
     CreateOutcome, CreateUpload, DeleteTarget, GetOutcome, GetRequest, HeadOutcome, ListBuckets, ListEntry, ListPage,
@@ -38,12 +49,13 @@ pub struct Objects {
     /// This process, in the uploads that it completes.
     boot: [u8; 16],
     keys: locks::KeyLocks,
+    completing: multipart::Completing,
 }
 
 impl Objects {
     pub fn new(kv: Arc<dyn Kv>, chunks: Arc<ChunkStore>, clock: Clock, ids: Arc<IdSource>) -> Arc<Self> {
         let boot = ids.next();
-        let keys = locks::KeyLocks::new();
-        Arc::new(Self { kv, chunks, clock, ids, boot, keys })
+        let (keys, completing) = (locks::KeyLocks::new(), multipart::Completing::default());
+        Arc::new(Self { kv, chunks, clock, ids, boot, keys, completing })
     }
 }
