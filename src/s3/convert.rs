@@ -218,7 +218,11 @@ pub(super) fn wants_url_encoding(encoding: Option<&dto::EncodingType>) -> S3Resu
 
 /// A name in a listing.
 pub(super) fn listed(name: &str, url_encoded: bool) -> String {
-    if url_encoded { Cow::from(utf8_percent_encode(name, LISTED)).into_owned() } else { name.to_owned() }
+    if url_encoded {
+        Cow::from(utf8_percent_encode(name, LISTED)).into_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 /// The headers of CreateMultipartUpload, PutObject and CopyObject, whose inputs name them alike.

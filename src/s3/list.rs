@@ -153,7 +153,11 @@ fn contents(
     asked: &Asked,
     owners: Option<&Owners<'_>>,
 ) -> S3Result<Option<Vec<dto::Object>>> {
-    objects.iter().map(|listed| object(listed, asked, owners)).collect::<S3Result<Vec<_>>>().map(Some)
+    objects
+        .iter()
+        .map(|listed| object(listed, asked, owners))
+        .collect::<S3Result<Vec<_>>>()
+        .map(Some)
 }
 
 pub(super) async fn list_objects(

@@ -17,6 +17,9 @@ mod token;
 mod wire;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use s3s::auth::Credentials;

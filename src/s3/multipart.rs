@@ -5,7 +5,7 @@ use s3s::{S3Request, S3Result, dto};
 use crate::iam::Action;
 use crate::ids::UploadId;
 use crate::limits;
-use crate::object::types::CompletedPart;
+use crate::object::types::{CompletedPart, UploadInfo};
 use crate::object::{CompleteUpload, CreateUpload, ListParts, ListUploads, UploadEntry, UploadPart};
 use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::take_object_headers;
@@ -181,18 +181,7 @@ pub(super) async fn list_multipart_uploads(
         next = page.next;
         for entry in page.entries {
             match entry {
-                UploadEntry::Upload(upload) => uploads.push(dto::MultipartUpload {
-                    checksum_algorithm: upload
-                        .checksum
-                        .map(|(algorithm, _)| checksum::algorithm_name(algorithm)),
-                    checksum_type: upload.checksum.map(|(_, kind)| checksum::kind_name(kind)),
-                    initiated: Some(convert::timestamp(upload.initiated)),
-                    initiator: Some(gateway.initiator(upload.owner.clone())),
-                    owner: Some(gateway.owner(upload.owner)),
-                    key: Some(convert::listed(upload.key.as_str(), url)),
-                    storage_class: Some(class(upload.storage_class)),
-                    upload_id: Some(upload.id.to_string()),
-                }),
+                UploadEntry::Upload(upload) => uploads.push(listed_upload(gateway, upload, url)),
                 UploadEntry::CommonPrefix(prefix) => {
                     prefixes.push(dto::CommonPrefix {
                         prefix: Some(convert::listed(&prefix, url)),
@@ -218,6 +207,21 @@ pub(super) async fn list_multipart_uploads(
         upload_id_marker: Some(input.upload_id_marker.unwrap_or_default()),
         request_charged: None,
     })
+}
+
+fn listed_upload(gateway: &Gateway, upload: UploadInfo, url: bool) -> dto::MultipartUpload {
+    dto::MultipartUpload {
+        checksum_algorithm: upload
+            .checksum
+            .map(|(algorithm, _)| checksum::algorithm_name(algorithm)),
+        checksum_type: upload.checksum.map(|(_, kind)| checksum::kind_name(kind)),
+        initiated: Some(convert::timestamp(upload.initiated)),
+        initiator: Some(gateway.initiator(upload.owner.clone())),
+        owner: Some(gateway.owner(upload.owner)),
+        key: Some(convert::listed(upload.key.as_str(), url)),
+        storage_class: Some(class(upload.storage_class)),
+        upload_id: Some(upload.id.to_string()),
+    }
 }
 
 pub(super) async fn complete_multipart_upload(
@@ -246,11 +250,7 @@ pub(super) async fn complete_multipart_upload(
     };
     let written = gateway.objects.complete_upload(&grant, asked).await?;
     let mut output = dto::CompleteMultipartUploadOutput {
-        location: Some(format!(
-            "/{}/{}",
-            input.bucket,
-            convert::listed(&input.key, true)
-        )),
+        location: Some(format!("/{}/{}", input.bucket, convert::listed(&input.key, true))),
         bucket: Some(input.bucket),
         key: Some(input.key),
         e_tag: Some(convert::etag(written.etag)),

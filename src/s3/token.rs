@@ -84,8 +84,8 @@ mod tests {
             let token = tokens.seal(SCOPE, &place);
             prop_assert_eq!(Tokens::new(&[7; 32]).open(SCOPE, &token).unwrap(), place);
             prop_assert!(Tokens::new(&[8; 32]).open(SCOPE, &token).is_err());
-            prop_assert!(tokens.open(Scope { of: "medi", ..SCOPE }, &token).is_err());
-            prop_assert!(tokens.open(Scope { operation: "ListBuckets", ..SCOPE }, &token).is_err());
+            let others = [Scope { of: "medi", ..SCOPE }, Scope { operation: "ListBuckets", ..SCOPE }];
+            prop_assert!(others.into_iter().all(|other| tokens.open(other, &token).is_err()));
             let mut changed = token.clone().into_bytes();
             let at = at.index(changed.len());
             changed[at] ^= 1 << bit;

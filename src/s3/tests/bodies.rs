@@ -56,16 +56,33 @@ async fn aws_chunks_arrive_decoded() {
     let gateway = Gateway::with_bucket().await;
     let whole = |answer: Answer| async {
         let answer = answer.expect(200);
-        let read = Call::get("/media/key").header("x-amz-checksum-mode", "ENABLED").send(&gateway).await.expect(200);
+        let read = Call::get("/media/key")
+            .header("x-amz-checksum-mode", "ENABLED")
+            .send(&gateway)
+            .await
+            .expect(200);
         assert_eq!(read.body, DATA);
         assert_eq!(read.header("content-encoding"), "");
         Call::delete("/media/key").send(&gateway).await.expect(204);
         (answer, read)
     };
-    let signed = chunked(&gateway, SIGNED, None, |signer| [signer.chunk(&DATA[..7]), signer.chunk(&DATA[7..]), signer.chunk(b""), b"\r\n".to_vec()].concat());
+    let signed = chunked(&gateway, SIGNED, None, |signer| {
+        [
+            signer.chunk(&DATA[..7]),
+            signer.chunk(&DATA[7..]),
+            signer.chunk(b""),
+            b"\r\n".to_vec(),
+        ]
+        .concat()
+    });
     whole(signed.await).await;
     let trailed = chunked(&gateway, SIGNED_TRAILER, Some(TRAILER), |signer| {
-        [signer.chunk(DATA), signer.chunk(b""), signer.trailer(TRAILER, &sha256(DATA))].concat()
+        [
+            signer.chunk(DATA),
+            signer.chunk(b""),
+            signer.trailer(TRAILER, &sha256(DATA)),
+        ]
+        .concat()
     });
     let (answer, read) = whole(trailed.await).await;
     assert_eq!(answer.header(TRAILER), sha256(DATA));
@@ -91,7 +108,9 @@ async fn a_wrong_or_missing_byte_leaves_nothing() {
         (b"no chunk".to_vec(), "IncompleteBody"),
         (DATA.to_vec(), "IncompleteBody"),
     ] {
-        chunked(&gateway, UNSIGNED_TRAILER, Some(TRAILER), |_| body).await.refused(400, code);
+        chunked(&gateway, UNSIGNED_TRAILER, Some(TRAILER), |_| body)
+            .await
+            .refused(400, code);
     }
     let forged = chunked(&gateway, SIGNED, None, |signer| {
         let mut body = [signer.chunk(DATA), signer.chunk(b""), b"\r\n".to_vec()].concat();
@@ -109,34 +128,84 @@ async fn a_wrong_or_missing_byte_leaves_nothing() {
 async fn digests_in_headers_are_checked() {
     let gateway = Gateway::with_bucket().await;
     let put = || Call::put("/media/key").body(DATA);
-    put().header("content-md5", &md5(b"other")).send(&gateway).await.refused(400, "BadDigest");
-    put().header("content-md5", "YWJyYWNhZGFicmE=").send(&gateway).await.refused(400, "InvalidDigest");
-    put().header("content-md5", "").send(&gateway).await.refused(400, "InvalidDigest");
-    put().header(TRAILER, &sha256(b"other")).send(&gateway).await.refused(400, "BadDigest");
+    put()
+        .header("content-md5", &md5(b"other"))
+        .send(&gateway)
+        .await
+        .refused(400, "BadDigest");
+    put()
+        .header("content-md5", "YWJyYWNhZGFicmE=")
+        .send(&gateway)
+        .await
+        .refused(400, "InvalidDigest");
+    put()
+        .header("content-md5", "")
+        .send(&gateway)
+        .await
+        .refused(400, "InvalidDigest");
+    put()
+        .header(TRAILER, &sha256(b"other"))
+        .send(&gateway)
+        .await
+        .refused(400, "BadDigest");
     for bad in ["bad", "AAAAAA=="] {
-        put().header(TRAILER, bad).send(&gateway).await.refused(400, "InvalidRequest");
+        put()
+            .header(TRAILER, bad)
+            .send(&gateway)
+            .await
+            .refused(400, "InvalidRequest");
     }
-    let two = put().header(TRAILER, &sha256(DATA)).header("x-amz-checksum-crc32", "AAAAAA==");
+    let two = put()
+        .header(TRAILER, &sha256(DATA))
+        .header("x-amz-checksum-crc32", "AAAAAA==");
     two.send(&gateway).await.refused(400, "InvalidRequest");
-    let other = put().header(TRAILER, &sha256(DATA)).header("x-amz-sdk-checksum-algorithm", "CRC32");
+    let other = put()
+        .header(TRAILER, &sha256(DATA))
+        .header("x-amz-sdk-checksum-algorithm", "CRC32");
     other.send(&gateway).await.refused(400, "InvalidRequest");
-    put().header("x-amz-checksum-sha512", "AA==").send(&gateway).await.refused(501, "NotImplemented");
-    put().header("x-amz-sdk-checksum-algorithm", "ROT13").send(&gateway).await.refused(400, "InvalidRequest");
-    put().header("x-amz-trailer", TRAILER).send(&gateway).await.refused(400, "InvalidRequest");
+    put()
+        .header("x-amz-checksum-sha512", "AA==")
+        .send(&gateway)
+        .await
+        .refused(501, "NotImplemented");
+    put()
+        .header("x-amz-sdk-checksum-algorithm", "ROT13")
+        .send(&gateway)
+        .await
+        .refused(400, "InvalidRequest");
+    put()
+        .header("x-amz-trailer", TRAILER)
+        .send(&gateway)
+        .await
+        .refused(400, "InvalidRequest");
     Call::head("/media/key").send(&gateway).await.expect(404);
-    let good = put().header("content-md5", &md5(DATA)).header(TRAILER, &sha256(DATA)).send(&gateway).await.expect(200);
+    let good = put()
+        .header("content-md5", &md5(DATA))
+        .header(TRAILER, &sha256(DATA))
+        .send(&gateway)
+        .await
+        .expect(200);
     assert_eq!(good.header(TRAILER), sha256(DATA));
 }
 
 #[tokio::test]
 async fn a_length_is_demanded_and_kept() {
     let gateway = Gateway::with_bucket().await;
-    let (request, _) = Call::put("/media/key").payload(Payload::Literal("UNSIGNED-PAYLOAD".to_owned())).without_length().sign();
-    let stream = futures::stream::once(async { Ok::<_, std::io::Error>(http_body::Frame::data(bytes::Bytes::from_static(DATA))) });
+    let (request, _) = Call::put("/media/key")
+        .payload(Payload::Literal("UNSIGNED-PAYLOAD".to_owned()))
+        .without_length()
+        .sign();
+    let stream = futures::stream::once(async {
+        Ok::<_, std::io::Error>(http_body::Frame::data(bytes::Bytes::from_static(DATA)))
+    });
     let request = request.map(|_| Body::http_body_unsync(http_body_util::StreamBody::new(Box::pin(stream))));
     send(&gateway, request).await.refused(411, "MissingContentLength");
-    let (mut request, _) = Call::put("/media/key").payload(Payload::Literal("UNSIGNED-PAYLOAD".to_owned())).sign();
-    request.headers_mut().insert("content-length", "6000000000".parse().unwrap());
+    let (mut request, _) = Call::put("/media/key")
+        .payload(Payload::Literal("UNSIGNED-PAYLOAD".to_owned()))
+        .sign();
+    request
+        .headers_mut()
+        .insert("content-length", "6000000000".parse().unwrap());
     send(&gateway, request).await.refused(400, "EntityTooLarge");
     Call::head("/media/key").send(&gateway).await.expect(404);
 }

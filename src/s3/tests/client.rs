@@ -51,14 +51,24 @@ impl Gateway {
         let kv: Arc<dyn Kv> = Arc::new(MemoryKv::new());
         let registry = prometheus::Registry::new();
         let options = ChunkStoreOptions::new(directory.path().join("packs"));
-        let chunks =
-            ChunkStore::open(Arc::clone(&kv), options, clock.clone(), Arc::clone(&ids), &registry).await.unwrap();
+        let chunks = ChunkStore::open(Arc::clone(&kv), options, clock.clone(), Arc::clone(&ids), &registry)
+            .await
+            .unwrap();
         let objects = Objects::new(kv, chunks, clock, ids);
         let secret = objects.store_secret().await.unwrap();
-        let root = AccessKey { access: "ROOTKEY".to_owned(), secret: Secret::new("root-secret") };
+        let root = AccessKey {
+            access: "ROOTKEY".to_owned(),
+            secret: Secret::new("root-secret"),
+        };
         let identities = Arc::new(Identities::parse(IDENTITIES, root).unwrap());
-        let options = S3Options { region: "us-east-1".to_owned(), domains: vec![HOST.to_owned()] };
-        Self { wire: service(objects, identities, &secret, options), _directory: directory }
+        let options = S3Options {
+            region: "us-east-1".to_owned(),
+            domains: vec![HOST.to_owned()],
+        };
+        Self {
+            wire: service(objects, identities, &secret, options),
+            _directory: directory,
+        }
     }
 
     /// A gateway with the bucket `media` of alice.
@@ -85,7 +95,11 @@ impl Answer {
 
     #[track_caller]
     pub fn refused(self, status: u16, code: &str) {
-        assert_eq!((self.status.as_u16(), self.element("Code").as_str()), (status, code), "{self:?}");
+        assert_eq!(
+            (self.status.as_u16(), self.element("Code").as_str()),
+            (status, code),
+            "{self:?}"
+        );
         assert!(!self.element("Message").is_empty());
     }
 
@@ -219,10 +233,21 @@ impl Call {
             Payload::Hashed => hex::encode(Sha256::digest(&self.body)),
             Payload::Literal(text) => text.clone(),
         };
-        self = self.header("x-amz-content-sha256", &hash).header("x-amz-date", &signer.time);
+        self = self
+            .header("x-amz-content-sha256", &hash)
+            .header("x-amz-date", &signer.time);
         self.headers.sort();
-        let names = self.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";");
-        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
+        let names = self
+            .headers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>()
+            .join(";");
+        let headers: String = self
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}:{}\n", value.trim()))
+            .collect();
         let query = canonical_query(&self.query);
         let canonical = format!("{}\n{}\n{query}\n{headers}\n{names}\n{hash}", self.method, self.path);
         let signature = signer.sign_request(&canonical);
@@ -230,8 +255,15 @@ impl Call {
             "AWS4-HMAC-SHA256 Credential={}/{}, SignedHeaders={names}, Signature={signature}",
             self.access, signer.scope
         );
-        let uri = if query.is_empty() { self.path.clone() } else { format!("{}?{query}", self.path) };
-        let mut request = Request::builder().method(self.method).uri(uri).header("authorization", authorization);
+        let uri = if query.is_empty() {
+            self.path.clone()
+        } else {
+            format!("{}?{query}", self.path)
+        };
+        let mut request = Request::builder()
+            .method(self.method)
+            .uri(uri)
+            .header("authorization", authorization);
         for (name, value) in &self.headers {
             request = request.header(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
@@ -256,8 +288,10 @@ impl Call {
             self = self.query(name, value);
         }
         let query = canonical_query(&self.query);
-        let canonical =
-            format!("{}\n{}\n{query}\nhost:{HOST}\n\nhost\nUNSIGNED-PAYLOAD", self.method, self.path);
+        let canonical = format!(
+            "{}\n{}\n{query}\nhost:{HOST}\n\nhost\nUNSIGNED-PAYLOAD",
+            self.method, self.path
+        );
         let signature = signer.sign_request(&canonical);
         let mut request = Request::builder()
             .method(self.method)
@@ -273,13 +307,19 @@ impl Call {
 pub async fn send(gateway: &Gateway, request: Request<Body>) -> Answer {
     let (parts, body) = gateway.wire.call(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
-    Answer { status: parts.status, headers: parts.headers, body }
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    }
 }
 
 fn canonical_query(pairs: &[(String, String)]) -> String {
     let encode = |text: &str| utf8_percent_encode(text, STRICT).to_string();
-    let mut pairs: Vec<String> =
-        pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+    let mut pairs: Vec<String> = pairs
+        .iter()
+        .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+        .collect();
     pairs.sort();
     pairs.join("&")
 }
@@ -295,14 +335,20 @@ pub struct Signer {
 impl Signer {
     fn new(secret: &str, late_secs: i64) -> Self {
         let now = OffsetDateTime::now_utc() - time::Duration::seconds(late_secs);
-        let time =
-            now.format(format_description!("[year][month][day]T[hour][minute][second]Z")).unwrap();
+        let time = now
+            .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
+            .unwrap();
         let day = &time[..8];
         let mut key = format!("AWS4{secret}").into_bytes();
         for part in [day, "us-east-1", "s3", "aws4_request"] {
             key = mac(&key, part.as_bytes());
         }
-        Self { key, scope: format!("{day}/us-east-1/s3/aws4_request"), time, previous: String::new() }
+        Self {
+            key,
+            scope: format!("{day}/us-east-1/s3/aws4_request"),
+            time,
+            previous: String::new(),
+        }
     }
 
     fn seeded(mut self, signature: String) -> Self {
@@ -336,13 +382,17 @@ impl Signer {
     /// The trailer after the last chunk.
     pub fn trailer(&self, name: &str, value: &str) -> Vec<u8> {
         let hash = hex::encode(Sha256::digest(format!("{name}:{value}\n")));
-        let text =
-            format!("AWS4-HMAC-SHA256-TRAILER\n{}\n{}\n{}\n{hash}", self.time, self.scope, self.previous);
+        let text = format!(
+            "AWS4-HMAC-SHA256-TRAILER\n{}\n{}\n{}\n{hash}",
+            self.time, self.scope, self.previous
+        );
         let signature = hex::encode(mac(&self.key, text.as_bytes()));
         format!("{name}:{value}\r\nx-amz-trailer-signature:{signature}\r\n\r\n").into_bytes()
     }
 }
 
 fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text)
+        .as_ref()
+        .to_vec()
 }
