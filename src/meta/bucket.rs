@@ -24,9 +24,13 @@ pub enum Ownership {
 
 impl Ownership {
     fn from_code(code: u8) -> Option<Self> {
-        [Self::BucketOwnerEnforced, Self::BucketOwnerPreferred, Self::ObjectWriter]
-            .into_iter()
-            .find(|ownership| *ownership as u8 == code)
+        [
+            Self::BucketOwnerEnforced,
+            Self::BucketOwnerPreferred,
+            Self::ObjectWriter,
+        ]
+        .into_iter()
+        .find(|ownership| *ownership as u8 == code)
     }
 }
 

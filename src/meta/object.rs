@@ -49,7 +49,9 @@ pub enum Payload {
 
 impl Payload {
     fn from_code(code: u8) -> Option<Self> {
-        [Self::None, Self::Body, Self::Data].into_iter().find(|payload| *payload as u8 == code)
+        [Self::None, Self::Body, Self::Data]
+            .into_iter()
+            .find(|payload| *payload as u8 == code)
     }
 }
 
@@ -153,9 +155,16 @@ impl ObjectRecord {
     }
 
     fn encode_with(&self, aux: bool) -> Bytes {
-        let (algorithm, kind) = self.checksum.as_ref().map_or((0, 0), |(algorithm, kind, _)| (*algorithm, *kind));
+        let (algorithm, kind) = self
+            .checksum
+            .as_ref()
+            .map_or((0, 0), |(algorithm, kind, _)| (*algorithm, *kind));
         let flags = if aux { FLAG_AUX } else { 0 } | if self.manifest.is_some() { FLAG_MANIFEST } else { 0 };
-        let class = if self.storage_class.is_some() { STORAGE_CLASS_NAMED } else { STORAGE_CLASS_STANDARD };
+        let class = if self.storage_class.is_some() {
+            STORAGE_CLASS_NAMED
+        } else {
+            STORAGE_CLASS_STANDARD
+        };
         let mut writer = Writer::new(FORMAT);
         writer
             .u8(flags)
@@ -214,7 +223,10 @@ impl ObjectRecord {
                 TAG_CHECKSUM => record.checksum = Some((head.checksum.0, head.checksum.1, bytes)),
                 TAG_STORAGE_CLASS => record.storage_class = Some(text(RECORD, &bytes)?),
                 TAG_MANIFEST => {
-                    let id = bytes.as_ref().try_into().map_err(|_| reader.malformed("a manifest id has 16 bytes"))?;
+                    let id = bytes
+                        .as_ref()
+                        .try_into()
+                        .map_err(|_| reader.malformed("a manifest id has 16 bytes"))?;
                     record.manifest = Some(UploadId(id));
                 }
                 tag if HEADER_TAGS.contains(&tag) => record.headers.push((tag, bytes)),

@@ -18,7 +18,9 @@ const TAG_KEY: u8 = 4;
 pub enum UploadState {
     Open,
     /// Parts are refused while the process of this boot completes it. Any other process takes it for open.
-    Completing { boot: [u8; 16] },
+    Completing {
+        boot: [u8; 16],
+    },
 }
 
 /// state u8, boot 16, initiated u64, checksum algorithm u8, kind u8; then tagged fields.
@@ -43,7 +45,12 @@ impl UploadRecord {
         };
         let (algorithm, kind) = self.checksum.unwrap_or((0, 0));
         let mut writer = Writer::new(FORMAT);
-        writer.u8(state).bytes(&boot).u64(self.initiated.unix_ms()).u8(algorithm).u8(kind);
+        writer
+            .u8(state)
+            .bytes(&boot)
+            .u64(self.initiated.unix_ms())
+            .u8(algorithm)
+            .u8(kind);
         writer.field(TAG_OWNER, self.owner.as_bytes());
         if let Some(class) = &self.storage_class {
             writer.field(TAG_STORAGE_CLASS, class.as_bytes());
@@ -129,7 +136,15 @@ impl PartRecord {
         let (has_data, data) = (reader.u8()?, DataId(reader.array()?));
         let algorithm = reader.u8()?;
         let data = (has_data != 0).then_some(data);
-        let mut record = Self { bucket, size, modified, md5, data, checksum: None, unknown: UnknownFields::default() };
+        let mut record = Self {
+            bucket,
+            size,
+            modified,
+            md5,
+            data,
+            checksum: None,
+            unknown: UnknownFields::default(),
+        };
         while let Some((tag, bytes)) = reader.field()? {
             match tag {
                 TAG_CHECKSUM => record.checksum = Some((algorithm, bytes)),
@@ -172,7 +187,11 @@ impl ManifestPage {
             .u8(u8::try_from(width).unwrap_or(0))
             .u16(u16::try_from(self.entries.len()).unwrap_or(u16::MAX));
         for entry in &self.entries {
-            writer.u16(entry.number).u64(entry.size).bytes(&entry.md5).bytes(&entry.checksum);
+            writer
+                .u16(entry.number)
+                .u64(entry.size)
+                .bytes(&entry.md5)
+                .bytes(&entry.checksum);
         }
         writer.finish()
     }
@@ -188,10 +207,20 @@ impl ManifestPage {
         for _ in 0..count {
             let number = reader.u16()?;
             let size = reader.u64()?;
-            entries.push(ManifestEntry { number, size, md5: reader.array()?, checksum: reader.bytes(width)? });
+            entries.push(ManifestEntry {
+                number,
+                size,
+                md5: reader.array()?,
+                checksum: reader.bytes(width)?,
+            });
         }
         reader.end()?;
-        Ok(Self { first_byte, modified, algorithm, entries })
+        Ok(Self {
+            first_byte,
+            modified,
+            algorithm,
+            entries,
+        })
     }
 }
 
@@ -211,7 +240,10 @@ pub struct CompletedRecord {
 
 impl CompletedRecord {
     pub fn encode(&self) -> Bytes {
-        let (algorithm, kind) = self.checksum.as_ref().map_or((0, 0), |(algorithm, kind, _)| (*algorithm, *kind));
+        let (algorithm, kind) = self
+            .checksum
+            .as_ref()
+            .map_or((0, 0), |(algorithm, kind, _)| (*algorithm, *kind));
         let mut writer = Writer::new(FORMAT);
         writer
             .u64(self.bucket.0)

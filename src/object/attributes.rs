@@ -35,11 +35,18 @@ impl Objects {
             Some(manifest) => {
                 let limit = request.max_parts.min(limits::LIST_PAGE_MAX);
                 let (parts, more) = self.manifest_parts(manifest, request.part_number_marker, limit).await?;
-                let next = if more { parts.last().map(|part| part.number) } else { None };
+                let next = if more {
+                    parts.last().map(|part| part.number)
+                } else {
+                    None
+                };
                 Some(AttributesParts { total, parts, next })
             }
         };
-        Ok(Attributes { info: info(found.record, bucket)?, parts })
+        Ok(Attributes {
+            info: info(found.record, bucket)?,
+            parts,
+        })
     }
 
     /// The parts with a number greater than `after`, and whether more follow.
@@ -74,7 +81,10 @@ fn part_info(page: &ManifestPage, entry: &ManifestEntry) -> PartInfo {
     PartInfo {
         number: entry.number,
         size: entry.size,
-        etag: ETag { md5: entry.md5, parts: 0 },
+        etag: ETag {
+            md5: entry.md5,
+            parts: 0,
+        },
         checksum: part_checksum(Some(&(page.algorithm, entry.checksum.clone()))),
         last_modified: page.modified,
     }

@@ -113,11 +113,17 @@ impl Objects {
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             let mut mutation = Mutation::new();
             mutation.unchanged(row.clone(), Some(version));
-            mutation.guard(Guard::Empty { range: key::objects(bucket.id, ""), anchor: anchor.clone() });
+            mutation.guard(Guard::Empty {
+                range: key::objects(bucket.id, ""),
+                anchor: anchor.clone(),
+            });
             mutation.delete(row.clone());
             mutation.delete(anchor.clone());
             mutation.delete(key::owner_bucket(&bucket.owner, &bucket.name));
-            mutation.put(key::upload_garbage(self.ids.upload_id()), Sweep::Bucket(bucket.id).encode());
+            mutation.put(
+                key::upload_garbage(self.ids.upload_id()),
+                Sweep::Bucket(bucket.id).encode(),
+            );
             match self.kv.commit(mutation).await {
                 Ok(_) => return Ok(()),
                 Err(CommitError::Conflict { guard: 0 }) => {
@@ -145,7 +151,10 @@ impl Objects {
             std::ops::Bound::Included(range.start)
         };
         if limit == 0 || !begins_before(&start, &range.end) {
-            return Ok(BucketPage { buckets: Vec::new(), next: None });
+            return Ok(BucketPage {
+                buckets: Vec::new(),
+                next: None,
+            });
         }
         let scan = Scan {
             start,
@@ -155,8 +164,11 @@ impl Objects {
             fold: None,
         };
         let rows = self.kv.scan(scan).await?;
-        let names: Vec<&str> =
-            rows.iter().filter_map(|row| std::str::from_utf8(row.key.get(skip..)?).ok()).take(limit).collect();
+        let names: Vec<&str> = rows
+            .iter()
+            .filter_map(|row| std::str::from_utf8(row.key.get(skip..)?).ok())
+            .take(limit)
+            .collect();
         let keys: Vec<Bytes> = names.iter().map(|name| key::bucket(name)).collect();
         let values = self.kv.get_many(&keys).await?;
         let mut buckets = Vec::with_capacity(names.len());
@@ -166,7 +178,11 @@ impl Objects {
                 buckets.push(Bucket::decode(name, value.bytes, value.version)?);
             }
         }
-        let next = if rows.len() > limit { names.last().map(|name| (*name).to_owned()) } else { None };
+        let next = if rows.len() > limit {
+            names.last().map(|name| (*name).to_owned())
+        } else {
+            None
+        };
         Ok(BucketPage { buckets, next })
     }
 
@@ -175,8 +191,15 @@ impl Objects {
         let row = key::store(TOKEN_KEY_ROW);
         loop {
             if let Some(value) = self.kv.get(&row).await? {
-                let malformed = crate::meta::record::Malformed { record: "token key", reason: "it has not 32 bytes" };
-                return value.bytes.as_ref().try_into().map_err(|_| StoreError::Malformed(malformed));
+                let malformed = crate::meta::record::Malformed {
+                    record: "token key",
+                    reason: "it has not 32 bytes",
+                };
+                return value
+                    .bytes
+                    .as_ref()
+                    .try_into()
+                    .map_err(|_| StoreError::Malformed(malformed));
             }
             let mut secret = [0u8; TOKEN_KEY_BYTES];
             getrandom::fill(&mut secret).map_err(|error| StoreError::Entropy(error.to_string()))?;

@@ -89,7 +89,10 @@ impl BodyChecksum {
     /// `default`: the algorithm of a body for which the client named none.
     pub fn new(expected: ExpectedChecksum, default: ChecksumAlgorithm) -> Self {
         let algorithm = named(&expected).unwrap_or(default);
-        Self { hasher: Hasher::new(algorithm), expected }
+        Self {
+            hasher: Hasher::new(algorithm),
+            expected,
+        }
     }
 
     pub fn update(&mut self, data: &[u8]) {
@@ -107,7 +110,11 @@ impl BodyChecksum {
         };
         match expected {
             Some(expected) if expected != value => Err(ReceiveError::BadChecksum(algorithm)),
-            _ => Ok(Checksum { algorithm, kind: ChecksumKind::FullObject, value }),
+            _ => Ok(Checksum {
+                algorithm,
+                kind: ChecksumKind::FullObject,
+                value,
+            }),
         }
     }
 }
@@ -145,13 +152,21 @@ pub fn of_parts<'a>(
 
 /// A checksum as the object record keeps it.
 pub fn to_record(checksum: &Checksum) -> (u8, u8, Bytes) {
-    (checksum.algorithm as u8, checksum.kind as u8, Bytes::copy_from_slice(&checksum.value))
+    (
+        checksum.algorithm as u8,
+        checksum.kind as u8,
+        Bytes::copy_from_slice(&checksum.value),
+    )
 }
 
 pub fn from_record(stored: Option<&(u8, u8, Bytes)>) -> Option<Checksum> {
     let (algorithm, kind, value) = stored?;
     let algorithm = ChecksumAlgorithm::from_code(*algorithm)?;
-    Some(Checksum { algorithm, kind: ChecksumKind::from_code(*kind)?, value: value.to_vec() })
+    Some(Checksum {
+        algorithm,
+        kind: ChecksumKind::from_code(*kind)?,
+        value: value.to_vec(),
+    })
 }
 
 #[cfg(test)]
@@ -203,14 +218,21 @@ mod tests {
 
     #[test]
     fn a_missing_or_wrong_trailer_is_refused() {
-        let trailer = |value: Option<Vec<u8>>| ExpectedChecksum::Trailer(ChecksumAlgorithm::Crc32, Box::new(move || value));
+        let trailer =
+            |value: Option<Vec<u8>>| ExpectedChecksum::Trailer(ChecksumAlgorithm::Crc32, Box::new(move || value));
         let check = |value| {
             let mut checksum = BodyChecksum::new(trailer(value), ChecksumAlgorithm::Crc64Nvme);
             checksum.update(b"123456789");
             checksum.finish()
         };
-        assert!(matches!(check(None), Err(ReceiveError::MissingTrailer(ChecksumAlgorithm::Crc32))));
-        assert!(matches!(check(Some(vec![1, 2, 3, 4])), Err(ReceiveError::BadChecksum(_))));
+        assert!(matches!(
+            check(None),
+            Err(ReceiveError::MissingTrailer(ChecksumAlgorithm::Crc32))
+        ));
+        assert!(matches!(
+            check(Some(vec![1, 2, 3, 4])),
+            Err(ReceiveError::BadChecksum(_))
+        ));
         assert!(check(Some(vec![0xcb, 0xf4, 0x39, 0x26])).is_ok());
     }
 }

@@ -29,7 +29,10 @@ pub fn check_read(conditions: &ReadConditions, current: Current) -> Result<(), G
         (None, None) => false,
     };
     if unmodified {
-        return Err(GetError::NotModified { etag: current.etag, last_modified: current.modified });
+        return Err(GetError::NotModified {
+            etag: current.etag,
+            last_modified: current.modified,
+        });
     }
     Ok(())
 }
@@ -63,7 +66,10 @@ pub fn check_write(conditions: &WriteConditions, current: Option<Current>) -> Re
 
 /// Decides a delete. An absent key is deleted already, whatever the conditions say.
 pub fn check_delete(conditions: &WriteConditions, current: Current) -> Result<(), DeleteError> {
-    let tag_differs = conditions.if_match.as_ref().is_some_and(|tags| !tags.matches(&current.etag));
+    let tag_differs = conditions
+        .if_match
+        .as_ref()
+        .is_some_and(|tags| !tags.matches(&current.etag));
     let size_differs = conditions.if_match_size.is_some_and(|size| size != current.size);
     let time = conditions.if_match_last_modified;
     let time_differs = time.is_some_and(|time| time.unix_secs() != current.modified.unix_secs());
@@ -80,10 +86,17 @@ mod tests {
     use super::*;
     use crate::object::types::ETagCondition;
 
-    const NOW: Current = Current { size: 3, etag: ETag { md5: [7; 16], parts: 0 }, modified: Timestamp::from_unix_ms(10_500) };
+    const NOW: Current = Current {
+        size: 3,
+        etag: ETag { md5: [7; 16], parts: 0 },
+        modified: Timestamp::from_unix_ms(10_500),
+    };
 
     fn tags(matching: bool) -> Option<ETagCondition> {
-        Some(ETagCondition::OneOf(vec!["x".into(), if matching { NOW.etag.to_string() } else { "y".into() }]))
+        Some(ETagCondition::OneOf(vec![
+            "x".into(),
+            if matching { NOW.etag.to_string() } else { "y".into() },
+        ]))
     }
 
     #[test]
@@ -91,33 +104,78 @@ mod tests {
         let at = |ms| Some(Timestamp::from_unix_ms(ms));
         let all = |conditions: ReadConditions| check_read(&conditions, NOW);
         // A matching If-Match overrules If-Unmodified-Since; an If-None-Match that differs overrules If-Modified-Since.
-        assert!(all(ReadConditions { if_match: tags(true), if_unmodified_since: at(0), ..Default::default() }).is_ok());
-        assert!(all(ReadConditions { if_none_match: tags(false), if_modified_since: at(99_000), ..Default::default() }).is_ok());
+        assert!(
+            all(ReadConditions {
+                if_match: tags(true),
+                if_unmodified_since: at(0),
+                ..Default::default()
+            })
+            .is_ok()
+        );
+        assert!(
+            all(ReadConditions {
+                if_none_match: tags(false),
+                if_modified_since: at(99_000),
+                ..Default::default()
+            })
+            .is_ok()
+        );
         assert!(matches!(
-            all(ReadConditions { if_match: tags(false), if_none_match: tags(true), ..Default::default() }),
+            all(ReadConditions {
+                if_match: tags(false),
+                if_none_match: tags(true),
+                ..Default::default()
+            }),
             Err(GetError::PreconditionFailed("If-Match"))
         ));
         assert!(matches!(
-            all(ReadConditions { if_unmodified_since: at(9_999), ..Default::default() }),
+            all(ReadConditions {
+                if_unmodified_since: at(9_999),
+                ..Default::default()
+            }),
             Err(GetError::PreconditionFailed(_))
         ));
         // Whole seconds: the object of 10.5 s was not modified since 10 s.
-        assert!(matches!(all(ReadConditions { if_modified_since: at(10_000), ..Default::default() }), Err(GetError::NotModified { .. })));
         assert!(matches!(
-            all(ReadConditions { if_none_match: Some(ETagCondition::Any), ..Default::default() }),
+            all(ReadConditions {
+                if_modified_since: at(10_000),
+                ..Default::default()
+            }),
+            Err(GetError::NotModified { .. })
+        ));
+        assert!(matches!(
+            all(ReadConditions {
+                if_none_match: Some(ETagCondition::Any),
+                ..Default::default()
+            }),
             Err(GetError::NotModified { .. })
         ));
     }
 
     #[test]
     fn writes_have_the_outcomes_of_s3() {
-        let if_match = WriteConditions { if_match: tags(true), ..Default::default() };
+        let if_match = WriteConditions {
+            if_match: tags(true),
+            ..Default::default()
+        };
         assert!(check_write(&if_match, Some(NOW)).is_ok());
         assert!(matches!(check_write(&if_match, None), Err(PlaceError::NoSuchKey)));
-        let create = WriteConditions { if_none_match: Some(ETagCondition::Any), ..Default::default() };
+        let create = WriteConditions {
+            if_none_match: Some(ETagCondition::Any),
+            ..Default::default()
+        };
         assert!(check_write(&create, None).is_ok());
-        assert!(matches!(check_write(&create, Some(NOW)), Err(PlaceError::PreconditionFailed("If-None-Match"))));
-        let sized = WriteConditions { if_match_size: Some(4), ..Default::default() };
-        assert!(matches!(check_delete(&sized, NOW), Err(DeleteError::PreconditionFailed(_))));
+        assert!(matches!(
+            check_write(&create, Some(NOW)),
+            Err(PlaceError::PreconditionFailed("If-None-Match"))
+        ));
+        let sized = WriteConditions {
+            if_match_size: Some(4),
+            ..Default::default()
+        };
+        assert!(matches!(
+            check_delete(&sized, NOW),
+            Err(DeleteError::PreconditionFailed(_))
+        ));
     }
 }

@@ -60,7 +60,10 @@ impl Objects {
             if to_itself && changes_nothing(&found.record, &request) {
                 return Err(CopyError::SelfCopyUnchanged);
             }
-            match self.copy_content(source_bucket, bucket, &found.record, request.checksum).await {
+            match self
+                .copy_content(source_bucket, bucket, &found.record, request.checksum)
+                .await
+            {
                 Ok(content) => return self.place_copy(dest, bucket, found, content, request).await,
                 Err(error) => {
                     tries += 1;
@@ -83,7 +86,9 @@ impl Objects {
     ) -> Result<Written, CopyError> {
         let source = found.record;
         let parts = if content.md5.is_some() { 0 } else { source.parts };
-        let checksum = content.checksum.or_else(|| checksum::from_record(source.checksum.as_ref()));
+        let checksum = content
+            .checksum
+            .or_else(|| checksum::from_record(source.checksum.as_ref()));
         let mut record = ObjectRecord {
             size: source.size,
             modified: self.clock.now(),
@@ -99,19 +104,49 @@ impl Objects {
             unknown: Default::default(),
         };
         let etag = ETag { md5: record.md5, parts };
-        let written = Written { etag, checksum, size: record.size, last_modified: record.modified };
+        let written = Written {
+            etag,
+            checksum,
+            size: record.size,
+            last_modified: record.modified,
+        };
         let (key, conditions) = (&request.key, &request.conditions);
         match content.copied {
             Copied::Inline(bytes) => {
-                let content = if bytes.is_empty() { Content::None } else { Content::Body(bytes) };
+                let content = if bytes.is_empty() {
+                    Content::None
+                } else {
+                    Content::Body(bytes)
+                };
                 record.payload = content.payload();
-                self.place(Placement { bucket, key, record, content, conditions, extra: None }).await?;
+                self.place(Placement {
+                    bucket,
+                    key,
+                    record,
+                    content,
+                    conditions,
+                    extra: None,
+                })
+                .await?;
             }
             Copied::Data(data) => {
                 (record.payload, record.data) = (Payload::Data, data.id);
                 let content = Content::Data(&data);
-                let outcome = self.place(Placement { bucket, key, record, content, conditions, extra: None }).await;
-                settle(data, outcome.as_ref().err().and_then(PlaceError::store), outcome.is_ok());
+                let outcome = self
+                    .place(Placement {
+                        bucket,
+                        key,
+                        record,
+                        content,
+                        conditions,
+                        extra: None,
+                    })
+                    .await;
+                settle(
+                    data,
+                    outcome.as_ref().err().and_then(PlaceError::store),
+                    outcome.is_ok(),
+                );
                 outcome?;
             }
         }
@@ -141,19 +176,40 @@ impl Objects {
                     hasher.update(&bytes);
                     full_object(algorithm, hasher)
                 });
-                Ok(CopiedContent { copied: Copied::Inline(bytes), md5: None, checksum })
+                Ok(CopiedContent {
+                    copied: Copied::Inline(bytes),
+                    md5: None,
+                    checksum,
+                })
             }
             Payload::Data if source_bucket.domain == bucket.domain => {
-                let checksum = if keeps { None } else { Some(self.hash_data(source, algorithm).await?) };
-                let piece = Piece { data: source.data, offset: 0, length: source.size, part_number: 0 };
+                let checksum = if keeps {
+                    None
+                } else {
+                    Some(self.hash_data(source, algorithm).await?)
+                };
+                let piece = Piece {
+                    data: source.data,
+                    offset: 0,
+                    length: source.size,
+                    part_number: 0,
+                };
                 let data = self.chunks.compose(bucket.domain, &[piece]).await?;
-                Ok(CopiedContent { copied: Copied::Data(data), md5: None, checksum })
+                Ok(CopiedContent {
+                    copied: Copied::Data(data),
+                    md5: None,
+                    checksum,
+                })
             }
             Payload::Data => {
                 let mut hasher = Hasher::new(algorithm);
                 let data = self.rechunk(source, 0..source.size, bucket, &mut hasher).await?;
                 let (md5, checksum) = (Some(data.md5), Some(full_object(algorithm, hasher)));
-                Ok(CopiedContent { copied: Copied::Data(data), md5, checksum })
+                Ok(CopiedContent {
+                    copied: Copied::Data(data),
+                    md5,
+                    checksum,
+                })
             }
         }
     }
@@ -187,7 +243,11 @@ impl Objects {
 }
 
 pub(super) fn full_object(algorithm: ChecksumAlgorithm, hasher: Hasher) -> Checksum {
-    Checksum { algorithm, kind: ChecksumKind::FullObject, value: hasher.finish() }
+    Checksum {
+        algorithm,
+        kind: ChecksumKind::FullObject,
+        value: hasher.finish(),
+    }
 }
 
 /// S3 refuses a copy onto itself unless metadata, class, redirect, checksum or tags change.

@@ -24,12 +24,7 @@ const SINGLES_IN_FLIGHT: usize = 16;
 
 impl Objects {
     /// Deletes a key; that it is absent is success too.
-    pub async fn delete(
-        &self,
-        grant: &Grant,
-        key: &ObjectKey,
-        conditions: WriteConditions,
-    ) -> Result<(), DeleteError> {
+    pub async fn delete(&self, grant: &Grant, key: &ObjectKey, conditions: WriteConditions) -> Result<(), DeleteError> {
         let Some(bucket) = grant.bucket() else { return Ok(()) };
         self.delete_one(bucket, key, &conditions).await
     }
@@ -43,7 +38,9 @@ impl Objects {
         let row = key::object(bucket.id, key.as_str());
         let mut lock = self.keys.queue(&row).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
-            let Some(value) = self.kv.get(&row).await.map_err(StoreError::from)? else { return Ok(()) };
+            let Some(value) = self.kv.get(&row).await.map_err(StoreError::from)? else {
+                return Ok(());
+            };
             let mut mutation = Mutation::new();
             let mut change = UsageChange::default();
             self.delete_row(&mut mutation, &mut change, &row, &value, conditions)?;
@@ -81,15 +78,19 @@ impl Objects {
     /// Deletes many keys in groups of a commit each; answers in their order. A group that meets a conflict is deleted
     /// key by key.
     pub async fn delete_many(&self, grant: &Grant, targets: Vec<DeleteTarget>) -> Vec<Result<(), DeleteError>> {
-        let Some(bucket) = grant.bucket() else { return targets.iter().map(|_| Ok(())).collect() };
+        let Some(bucket) = grant.bucket() else {
+            return targets.iter().map(|_| Ok(())).collect();
+        };
         let mut results = Vec::with_capacity(targets.len());
         for group in targets.chunks(GROUP_KEYS) {
             match self.delete_group(bucket, group).await {
                 Some(group) => results.extend(group),
                 None => {
-                    let singles = futures::stream::iter(group)
-                        .map(|target| self.delete_one(bucket, &target.key, &target.conditions))
-                        .buffered(SINGLES_IN_FLIGHT);
+                    let mut singles = Vec::with_capacity(group.len());
+                    for target in group {
+                        singles.push(self.delete_one(bucket, &target.key, &target.conditions));
+                    }
+                    let singles = futures::stream::iter(singles).buffered(SINGLES_IN_FLIGHT);
                     results.extend(singles.collect::<Vec<_>>().await);
                 }
             }
@@ -99,7 +100,10 @@ impl Objects {
 
     /// `None`: nothing was deleted, and the keys are to be tried one by one.
     async fn delete_group(&self, bucket: &Bucket, group: &[DeleteTarget]) -> Option<Vec<Result<(), DeleteError>>> {
-        let rows: Vec<Bytes> = group.iter().map(|target| key::object(bucket.id, target.key.as_str())).collect();
+        let rows: Vec<Bytes> = group
+            .iter()
+            .map(|target| key::object(bucket.id, target.key.as_str()))
+            .collect();
         let values = self.kv.get_many(&rows).await.ok()?;
         let (mut mutation, mut change) = (Mutation::new(), UsageChange::default());
         let mut deleted = HashSet::with_capacity(group.len());

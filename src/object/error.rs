@@ -1,10 +1,10 @@
 //! What the object operations can fail with: one enum a family. The wire turns each into S3's code once.
 
 use crate::chunk;
+use crate::clock::Timestamp;
 use crate::kv;
 use crate::meta::record::Malformed;
 use crate::object::types::{BodyError, ChecksumAlgorithm, ETag};
-use crate::clock::Timestamp;
 
 /// The store could not answer. Says nothing about what the client asked for.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,8 @@ pub enum StoreError {
     Unknown(String),
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    #[error(transparent)]
+    Meta(#[from] chunk::MetaError),
     #[error(transparent)]
     Data(#[from] chunk::ReadError),
     #[error(transparent)]

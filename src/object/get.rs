@@ -25,8 +25,15 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn current(&self) -> Current {
-        let etag = ETag { md5: self.record.md5, parts: self.record.parts };
-        Current { size: self.record.size, etag, modified: self.record.modified }
+        let etag = ETag {
+            md5: self.record.md5,
+            parts: self.record.parts,
+        };
+        Current {
+            size: self.record.size,
+            etag,
+            modified: self.record.modified,
+        }
     }
 }
 
@@ -43,14 +50,21 @@ impl Objects {
     pub(super) async fn find(&self, bucket: &Bucket, key: &ObjectKey) -> Result<Option<Found>, StoreError> {
         let row = key::object(bucket.id, key.as_str());
         for _ in 0..READ_TRIES_MAX {
-            let Some(value) = self.kv.get(&row).await? else { return Ok(None) };
+            let Some(value) = self.kv.get(&row).await? else {
+                return Ok(None);
+            };
             let (mut record, head) = ObjectRecord::decode(value.bytes)?;
             if head.has_aux() {
                 // Absent: the object was replaced between the two reads.
-                let Some(aux) = self.kv.get(&key::aux(record.data)).await? else { continue };
+                let Some(aux) = self.kv.get(&key::aux(record.data)).await? else {
+                    continue;
+                };
                 record.headers = decode_headers(aux.bytes)?;
             }
-            return Ok(Some(Found { record, version: value.version }));
+            return Ok(Some(Found {
+                record,
+                version: value.version,
+            }));
         }
         Err(StoreError::Contended)
     }
@@ -59,8 +73,19 @@ impl Objects {
         let bucket = grant.bucket().ok_or(GetError::NoSuchKey)?;
         let found = self.find(bucket, key).await?.ok_or(GetError::NoSuchKey)?;
         check_read(&request.conditions, found.current())?;
-        let Selected { first, length, is_range, parts } = self.select(&found.record, &request).await?;
-        Ok(HeadOutcome { info: info(found.record, bucket)?, first, length, is_range, parts })
+        let Selected {
+            first,
+            length,
+            is_range,
+            parts,
+        } = self.select(&found.record, &request).await?;
+        Ok(HeadOutcome {
+            info: info(found.record, bucket)?,
+            first,
+            length,
+            is_range,
+            parts,
+        })
     }
 
     pub async fn get(&self, grant: &Grant, key: &ObjectKey, request: GetRequest) -> Result<GetOutcome, GetError> {
@@ -72,9 +97,21 @@ impl Objects {
             let selected = self.select(&found.record, &request).await?;
             match self.open(&found.record, selected.first, selected.length).await {
                 Ok(Some(body)) => {
-                    let Selected { first, length, is_range, parts } = selected;
+                    let Selected {
+                        first,
+                        length,
+                        is_range,
+                        parts,
+                    } = selected;
                     let info = info(found.record, bucket)?;
-                    return Ok(GetOutcome { info, first, length, is_range, parts, body });
+                    return Ok(GetOutcome {
+                        info,
+                        first,
+                        length,
+                        is_range,
+                        parts,
+                        body,
+                    });
                 }
                 // The payload went with the row, if another version is there now; else it is damaged.
                 Ok(None) if seen != Some(found.version) => seen = Some(found.version),
@@ -83,7 +120,10 @@ impl Objects {
                 Err(error) => return Err(error.into()),
             }
         }
-        let malformed = crate::meta::record::Malformed { record: "object", reason: "its body row is missing" };
+        let malformed = crate::meta::record::Malformed {
+            record: "object",
+            reason: "its body row is missing",
+        };
         Err(StoreError::Malformed(malformed).into())
     }
 
@@ -96,9 +136,13 @@ impl Objects {
                 Ok(Some(ObjectBody::Stream(stream)))
             }
             Payload::Body | Payload::None => {
-                let Some(body) = self.kv.get(&key::body(record.data)).await? else { return Ok(None) };
+                let Some(body) = self.kv.get(&key::body(record.data)).await? else {
+                    return Ok(None);
+                };
                 let first = usize::try_from(first).unwrap_or(usize::MAX).min(body.bytes.len());
-                let length = usize::try_from(length).unwrap_or(usize::MAX).min(body.bytes.len() - first);
+                let length = usize::try_from(length)
+                    .unwrap_or(usize::MAX)
+                    .min(body.bytes.len() - first);
                 Ok(Some(ObjectBody::Inline(body.bytes.slice(first..first + length))))
             }
         }
@@ -115,18 +159,36 @@ impl Objects {
             return self.select_part(record, number).await;
         }
         let Some(range) = request.range else {
-            return Ok(Selected { first: 0, length: size, is_range: false, parts: None });
+            return Ok(Selected {
+                first: 0,
+                length: size,
+                is_range: false,
+                parts: None,
+            });
         };
         let (first, length) = resolve(range, size).ok_or(GetError::InvalidRange { size })?;
-        Ok(Selected { first, length, is_range: true, parts: None })
+        Ok(Selected {
+            first,
+            length,
+            is_range: true,
+            parts: None,
+        })
     }
 
     async fn select_part(&self, record: &ObjectRecord, number: u16) -> Result<Selected, GetError> {
         let Some(manifest) = record.manifest else {
             // A part number is also valid on an object that was stored in one piece.
             return match number {
-                1 => Ok(Selected { first: 0, length: record.size, is_range: record.size > 0, parts: None }),
-                _ => Err(GetError::InvalidPartNumber { parts: 1, size: record.size }),
+                1 => Ok(Selected {
+                    first: 0,
+                    length: record.size,
+                    is_range: record.size > 0,
+                    parts: None,
+                }),
+                _ => Err(GetError::InvalidPartNumber {
+                    parts: 1,
+                    size: record.size,
+                }),
             };
         };
         let scan = Scan {
@@ -143,12 +205,20 @@ impl Objects {
             for entry in page.entries {
                 if entry.number == number {
                     let is_range = entry.size > 0;
-                    return Ok(Selected { first, length: entry.size, is_range, parts: Some(record.parts) });
+                    return Ok(Selected {
+                        first,
+                        length: entry.size,
+                        is_range,
+                        parts: Some(record.parts),
+                    });
                 }
                 first += entry.size;
             }
         }
-        Err(GetError::InvalidPartNumber { parts: record.parts, size: record.size })
+        Err(GetError::InvalidPartNumber {
+            parts: record.parts,
+            size: record.size,
+        })
     }
 }
 
@@ -170,7 +240,10 @@ fn resolve(range: RangeSpec, size: u64) -> Option<(u64, u64)> {
 pub(super) fn info(record: ObjectRecord, bucket: &Bucket) -> Result<ObjectInfo, StoreError> {
     Ok(ObjectInfo {
         size: record.size,
-        etag: ETag { md5: record.md5, parts: record.parts },
+        etag: ETag {
+            md5: record.md5,
+            parts: record.parts,
+        },
         last_modified: record.modified,
         headers: headers::from_fields(&record.headers, record.storage_class)?,
         checksum: checksum::from_record(record.checksum.as_ref()),

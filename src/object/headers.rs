@@ -44,7 +44,10 @@ pub fn to_fields(headers: &ObjectHeaders) -> Vec<HeaderField> {
 
 /// The headers of `fields`. Fields of a newer gateway stay in the record and are not shown.
 pub fn from_fields(fields: &[HeaderField], storage_class: Option<String>) -> Result<ObjectHeaders, Malformed> {
-    let mut headers = ObjectHeaders { storage_class, ..ObjectHeaders::default() };
+    let mut headers = ObjectHeaders {
+        storage_class,
+        ..ObjectHeaders::default()
+    };
     for (tag, bytes) in fields {
         let slot = match *tag {
             TAG_CONTENT_TYPE => &mut headers.content_type,
@@ -77,7 +80,13 @@ pub fn replace_fields(
 ) -> Vec<HeaderField> {
     let mut kept: Vec<HeaderField> = base
         .into_iter()
-        .filter(|(tag, _)| if *tag == TAG_TAGS { tags.is_none() } else { headers.is_none() })
+        .filter(|(tag, _)| {
+            if *tag == TAG_TAGS {
+                tags.is_none()
+            } else {
+                headers.is_none()
+            }
+        })
         .collect();
     if let Some(headers) = headers {
         kept.extend(to_fields(headers).into_iter().filter(|(tag, _)| *tag != TAG_TAGS));
@@ -93,7 +102,11 @@ pub fn replace_fields(
 fn encode_pairs(pairs: &[(String, String)]) -> Bytes {
     let mut writer = Writer::new(PAIRS_FORMAT);
     for (name, value) in pairs {
-        writer.varint(name.len() as u64).bytes(name.as_bytes()).varint(value.len() as u64).bytes(value.as_bytes());
+        writer
+            .varint(name.len() as u64)
+            .bytes(name.as_bytes())
+            .varint(value.len() as u64)
+            .bytes(value.as_bytes());
     }
     writer.finish()
 }

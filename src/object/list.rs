@@ -29,9 +29,16 @@ impl ListedObject {
         let head = ObjectHead::decode(&row.value.bytes)?;
         let key = row.key.slice(OBJECT_PREFIX_BYTES.min(row.key.len())..);
         if std::str::from_utf8(&key).is_err() {
-            return Err(Malformed { record: "object", reason: "a key is not UTF-8" });
+            return Err(Malformed {
+                record: "object",
+                reason: "a key is not UTF-8",
+            });
         }
-        Ok(Self { key, record: row.value.bytes, head })
+        Ok(Self {
+            key,
+            record: row.value.bytes,
+            head,
+        })
     }
 
     pub fn key(&self) -> &str {
@@ -44,7 +51,10 @@ impl ListedObject {
     }
 
     pub fn etag(&self) -> ETag {
-        ETag { md5: self.head.md5, parts: self.head.parts }
+        ETag {
+            md5: self.head.md5,
+            parts: self.head.parts,
+        }
     }
 
     pub fn last_modified(&self) -> Timestamp {
@@ -58,7 +68,11 @@ impl ListedObject {
 
     /// `None`: STANDARD.
     pub fn storage_class(&self) -> Result<Option<String>, Malformed> {
-        if self.head.is_standard_class() { Ok(None) } else { Ok(listed_texts(self.record.clone())?.0) }
+        if self.head.is_standard_class() {
+            Ok(None)
+        } else {
+            Ok(listed_texts(self.record.clone())?.0)
+        }
     }
 
     /// Canonical id; `None`: the bucket's owner.
@@ -81,33 +95,52 @@ impl Objects {
     /// delimiter as one entry. One scan, whatever is folded.
     pub async fn list(&self, grant: &Grant, request: ListRequest) -> Result<ListPage, StoreError> {
         let limit = request.limit.min(limits::LIST_PAGE_MAX);
-        let empty = ListPage { entries: Vec::new(), next: None };
+        let empty = ListPage {
+            entries: Vec::new(),
+            next: None,
+        };
         let Some(bucket) = grant.bucket() else { return Ok(empty) };
         let range = key::objects(bucket.id, &request.prefix);
-        let fold = request.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty()).map(|delimiter| Fold {
-            skip: OBJECT_PREFIX_BYTES + request.prefix.len(),
-            delimiter: Bytes::copy_from_slice(delimiter.as_bytes()),
-        });
+        let fold = request
+            .delimiter
+            .as_deref()
+            .filter(|delimiter| !delimiter.is_empty())
+            .map(|delimiter| Fold {
+                skip: OBJECT_PREFIX_BYTES + request.prefix.len(),
+                delimiter: Bytes::copy_from_slice(delimiter.as_bytes()),
+            });
         let start = start_of(bucket.id, &range, fold.as_ref(), request.start_after.as_deref());
         if limit == 0 || !begins_before(&start, &range.end) {
             return Ok(empty);
         }
         let end = Bound::Excluded(range.end);
-        let scan = Scan { start, end, limit: limit + 1, direction: Default::default(), fold: fold.clone() };
+        let scan = Scan {
+            start,
+            end,
+            limit: limit + 1,
+            direction: Default::default(),
+            fold: fold.clone(),
+        };
         let rows = self.kv.scan(scan).await?;
         let more = rows.len() > limit;
         let mut entries = Vec::with_capacity(rows.len().min(limit));
         for row in rows.into_iter().take(limit) {
             entries.push(entry(row, fold.as_ref())?);
         }
-        let next = if more { entries.last().map(|entry| entry.name().to_owned()) } else { None };
+        let next = if more {
+            entries.last().map(|entry| entry.name().to_owned())
+        } else {
+            None
+        };
         Ok(ListPage { entries, next })
     }
 }
 
 /// Where a page starts: behind `after`, and behind all of the common prefix that `after` is or lies in.
 fn start_of(bucket: BucketId, range: &Range<Bytes>, fold: Option<&Fold>, after: Option<&str>) -> Bound<Bytes> {
-    let Some(after) = after else { return Bound::Included(range.start.clone()) };
+    let Some(after) = after else {
+        return Bound::Included(range.start.clone());
+    };
     let after = key::object(bucket, after);
     if after < range.start {
         return Bound::Included(range.start.clone());
@@ -122,7 +155,12 @@ fn entry(row: Row, fold: Option<&Fold>) -> Result<ListEntry, Malformed> {
     let Some(prefix) = fold.and_then(|fold| fold.prefix_of(&row.key)) else {
         return Ok(ListEntry::Object(ListedObject::new(row)?));
     };
-    let name = prefix.get(OBJECT_PREFIX_BYTES..).and_then(|name| std::str::from_utf8(name).ok());
-    let name = name.ok_or(Malformed { record: "object", reason: "a common prefix is not UTF-8" })?;
+    let name = prefix
+        .get(OBJECT_PREFIX_BYTES..)
+        .and_then(|name| std::str::from_utf8(name).ok());
+    let name = name.ok_or(Malformed {
+        record: "object",
+        reason: "a common prefix is not UTF-8",
+    })?;
     Ok(ListEntry::CommonPrefix(name.to_owned()))
 }

@@ -16,7 +16,10 @@ pub struct KeyLocks {
 
 impl KeyLocks {
     pub fn new() -> Self {
-        Self { stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(), hasher: RandomState::new() }
+        Self {
+            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            hasher: RandomState::new(),
+        }
     }
 
     fn stripe(&self, row: &[u8]) -> Option<&Mutex<()>> {

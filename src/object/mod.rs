@@ -26,7 +26,6 @@ mod requests;
 pub mod types;
 mod usage;
 
-
 pub use error::{
     CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError, GetError, PlaceError,
     PutError, ReceiveError, StoreError, UploadError, UploadPartError,
@@ -56,6 +55,14 @@ impl Objects {
     pub fn new(kv: Arc<dyn Kv>, chunks: Arc<ChunkStore>, clock: Clock, ids: Arc<IdSource>) -> Arc<Self> {
         let boot = ids.next();
         let (keys, completing) = (locks::KeyLocks::new(), multipart::Completing::default());
-        Arc::new(Self { kv, chunks, clock, ids, boot, keys, completing })
+        Arc::new(Self {
+            kv,
+            chunks,
+            clock,
+            ids,
+            boot,
+            keys,
+            completing,
+        })
     }
 }

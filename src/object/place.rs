@@ -49,7 +49,14 @@ pub(super) struct Placement<'a> {
 
 /// What a commit over an existing row has to know of it.
 pub(super) fn current(head: &ObjectHead) -> Current {
-    Current { size: head.size, etag: ETag { md5: head.md5, parts: head.parts }, modified: head.modified }
+    Current {
+        size: head.size,
+        etag: ETag {
+            md5: head.md5,
+            parts: head.parts,
+        },
+        modified: head.modified,
+    }
 }
 
 /// Who owns an object that the grant's identity writes; `None`: the bucket's owner.
@@ -76,7 +83,11 @@ pub(super) fn settle(data: StoredData, error: Option<&StoreError>, committed: bo
 
 impl PlaceError {
     pub(super) fn store(&self) -> Option<&StoreError> {
-        if let Self::Store(error) = self { Some(error) } else { None }
+        if let Self::Store(error) = self {
+            Some(error)
+        } else {
+            None
+        }
     }
 }
 
@@ -89,7 +100,10 @@ impl Objects {
         let mut lock = self.keys.queue(&row).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             let current = self.kv.get(&row).await.map_err(StoreError::from)?;
-            let replaced = current.as_ref().map(|value| ObjectHead::decode(&value.bytes)).transpose();
+            let replaced = current
+                .as_ref()
+                .map(|value| ObjectHead::decode(&value.bytes))
+                .transpose();
             let replaced = replaced.map_err(StoreError::from)?;
             check_write(placement.conditions, replaced.as_ref().map(self::current))?;
             let mut mutation = Mutation::new();
@@ -107,7 +121,10 @@ impl Objects {
                 Content::Body(bytes) => mutation.put(key::body(placement.record.data), bytes.clone()),
                 Content::Data(data) => self.chunks.publish(&mut mutation, data),
             }
-            let mut change = UsageChange { objects: 1, bytes: placement.record.size.cast_signed() };
+            let mut change = UsageChange {
+                objects: 1,
+                bytes: placement.record.size.cast_signed(),
+            };
             if let (Some(value), Some(head)) = (&current, &replaced) {
                 change.subtract(head);
                 self.free(&mut mutation, value, head)?;

@@ -38,7 +38,10 @@ impl Objects {
             unknown: Default::default(),
         };
         let written = Written {
-            etag: ETag { md5: record.md5, parts: 0 },
+            etag: ETag {
+                md5: record.md5,
+                parts: 0,
+            },
             checksum: Some(received.checksum),
             size: record.size,
             last_modified: record.modified,
@@ -46,15 +49,40 @@ impl Objects {
         let (key, conditions) = (&request.key, &request.conditions);
         match received.payload {
             ReceivedPayload::Inline(bytes) => {
-                let content = if bytes.is_empty() { Content::None } else { Content::Body(bytes) };
+                let content = if bytes.is_empty() {
+                    Content::None
+                } else {
+                    Content::Body(bytes)
+                };
                 record.payload = content.payload();
-                self.place(Placement { bucket, key, record, content, conditions, extra: None }).await?;
+                self.place(Placement {
+                    bucket,
+                    key,
+                    record,
+                    content,
+                    conditions,
+                    extra: None,
+                })
+                .await?;
             }
             ReceivedPayload::Data(data) => {
                 (record.payload, record.data) = (Payload::Data, data.id);
                 let content = Content::Data(&data);
-                let outcome = self.place(Placement { bucket, key, record, content, conditions, extra: None }).await;
-                settle(data, outcome.as_ref().err().and_then(PlaceError::store), outcome.is_ok());
+                let outcome = self
+                    .place(Placement {
+                        bucket,
+                        key,
+                        record,
+                        content,
+                        conditions,
+                        extra: None,
+                    })
+                    .await;
+                settle(
+                    data,
+                    outcome.as_ref().err().and_then(PlaceError::store),
+                    outcome.is_ok(),
+                );
                 outcome?;
             }
         }

@@ -42,7 +42,14 @@ type Pieces = SmallVec<[Bytes; 4]>;
 
 impl Objects {
     pub(super) async fn receive(&self, bucket: &Bucket, incoming: Incoming) -> Result<Received, ReceiveError> {
-        let Incoming { mut body, content_length, integrity, default_checksum, inline_bytes_max, hint } = incoming;
+        let Incoming {
+            mut body,
+            content_length,
+            integrity,
+            default_checksum,
+            inline_bytes_max,
+            hint,
+        } = incoming;
         if content_length.is_some_and(|length| length > limits::PUT_BYTES_MAX) {
             return Err(ReceiveError::TooLarge);
         }
@@ -69,7 +76,10 @@ impl Objects {
             }
         }
         if let Some(expected) = content_length.filter(|expected| *expected != size) {
-            return Err(ReceiveError::Incomplete { expected, received: size });
+            return Err(ReceiveError::Incomplete {
+                expected,
+                received: size,
+            });
         }
         let checksum = checksum.finish()?;
         let (md5, payload) = match writer {
@@ -85,7 +95,12 @@ impl Objects {
         if integrity.content_md5.is_some_and(|expected| expected != md5) {
             return Err(ReceiveError::BadMd5);
         }
-        Ok(Received { size, md5, checksum, payload })
+        Ok(Received {
+            size,
+            md5,
+            checksum,
+            payload,
+        })
     }
 
     async fn write_pieces(
@@ -103,7 +118,12 @@ impl Objects {
     }
 
     pub(super) fn writer(&self, bucket: &Bucket, expected_bytes: Option<u64>, hint: Hint) -> DataWriter {
-        self.chunks.writer(WriteOptions { domain: bucket.domain, profile: Profile::General, expected_bytes, hint })
+        self.chunks.writer(WriteOptions {
+            domain: bucket.domain,
+            profile: Profile::General,
+            expected_bytes,
+            hint,
+        })
     }
 }
 
@@ -133,10 +153,25 @@ pub(super) fn hint_of(headers: &ObjectHeaders) -> Hint {
     });
     let compressed_type = headers.content_type.as_deref().is_some_and(|content_type| {
         let content_type = content_type.split(';').next().unwrap_or_default().trim();
-        let exact = ["application/zip", "application/gzip", "application/zstd", "application/x-7z-compressed",
-            "application/x-xz", "application/x-bzip2", "image/jpeg", "image/png", "image/webp", "image/gif", "image/avif"];
+        let exact = [
+            "application/zip",
+            "application/gzip",
+            "application/zstd",
+            "application/x-7z-compressed",
+            "application/x-xz",
+            "application/x-bzip2",
+            "image/jpeg",
+            "image/png",
+            "image/webp",
+            "image/gif",
+            "image/avif",
+        ];
         let family = content_type.starts_with("video/") || content_type.starts_with("audio/");
         (family && content_type != "audio/wav") || exact.contains(&content_type)
     });
-    if encoded || compressed_type { Hint::AlreadyCompressed } else { Hint::Unknown }
+    if encoded || compressed_type {
+        Hint::AlreadyCompressed
+    } else {
+        Hint::Unknown
+    }
 }

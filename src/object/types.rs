@@ -164,7 +164,9 @@ pub enum ChecksumKind {
 
 impl ChecksumKind {
     pub fn from_code(code: u8) -> Option<Self> {
-        [Self::FullObject, Self::Composite].into_iter().find(|kind| *kind as u8 == code)
+        [Self::FullObject, Self::Composite]
+            .into_iter()
+            .find(|kind| *kind as u8 == code)
     }
 }
 

@@ -34,7 +34,10 @@ impl Objects {
     async fn sum_counters(&self, range: Range<Bytes>) -> Result<Usage, StoreError> {
         let mut usage = Usage::default();
         self.each_row(range, |row| {
-            let malformed = Malformed { record: "usage counter", reason: "it has not 8 bytes" };
+            let malformed = Malformed {
+                record: "usage counter",
+                reason: "it has not 8 bytes",
+            };
             let value = Counter::decode(&row.value.bytes).ok_or(malformed)?;
             match row.key.get(SCOPE_BYTES) {
                 Some(&kind) if kind == UsageKind::Objects as u8 => usage.objects += value,
@@ -80,7 +83,10 @@ impl Objects {
         let mut buckets = Vec::new();
         for row in self.kv.scan(scan).await? {
             let name = row.key.get(1..).and_then(|name| std::str::from_utf8(name).ok());
-            let name = name.ok_or(Malformed { record: "bucket", reason: "its name is not UTF-8" })?;
+            let name = name.ok_or(Malformed {
+                record: "bucket",
+                reason: "its name is not UTF-8",
+            })?;
             buckets.push(Bucket::decode(name, row.value.bytes, row.value.version)?);
         }
         Ok(buckets)
@@ -95,8 +101,19 @@ impl Objects {
         loop {
             let end = Bound::Excluded(range.end.clone());
             let limit = limits::LIST_PAGE_MAX;
-            let rows = self.kv.scan(Scan { start, end, limit, direction: Default::default(), fold: None }).await?;
-            let Some(last) = rows.last().map(|row| row.key.clone()) else { return Ok(()) };
+            let rows = self
+                .kv
+                .scan(Scan {
+                    start,
+                    end,
+                    limit,
+                    direction: Default::default(),
+                    fold: None,
+                })
+                .await?;
+            let Some(last) = rows.last().map(|row| row.key.clone()) else {
+                return Ok(());
+            };
             let is_last_page = rows.len() < limit;
             for row in rows {
                 visit(row)?;

@@ -51,7 +51,10 @@ impl Objects {
             Ok(assembled) => self.publish_upload(grant, bucket, &upload, &request, assembled).await,
             Err(error) => Err(error),
         };
-        let unknown = matches!(&outcome, Err(CompleteError::Place(PlaceError::Store(StoreError::Unknown(_)))));
+        let unknown = matches!(
+            &outcome,
+            Err(CompleteError::Place(PlaceError::Store(StoreError::Unknown(_))))
+        );
         if outcome.is_err() && !unknown {
             self.reopen(bucket, &request, upload).await;
         }
@@ -59,14 +62,15 @@ impl Objects {
     }
 
     /// Marks the upload as being completed, so that no part changes under the completion; `None`: there is none.
-    async fn claim(
-        &self,
-        bucket: &Arc<Bucket>,
-        request: &CompleteUpload,
-    ) -> Result<Option<FoundUpload>, StoreError> {
+    async fn claim(&self, bucket: &Arc<Bucket>, request: &CompleteUpload) -> Result<Option<FoundUpload>, StoreError> {
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
-            let Some(found) = self.find_upload(bucket, &request.key, request.upload).await? else { return Ok(None) };
-            let record = UploadRecord { state: UploadState::Completing { boot: self.boot }, ..found.record };
+            let Some(found) = self.find_upload(bucket, &request.key, request.upload).await? else {
+                return Ok(None);
+            };
+            let record = UploadRecord {
+                state: UploadState::Completing { boot: self.boot },
+                ..found.record
+            };
             match self.change_upload(bucket, request, &record, found.version).await {
                 Ok(version) => return Ok(Some(FoundUpload { record, version })),
                 Err(CommitError::Conflict { .. }) => {}
@@ -94,7 +98,10 @@ impl Objects {
     /// After a refusal the client may try again with other parts. If this fails, the next attempt takes the upload
     /// over all the same.
     async fn reopen(&self, bucket: &Bucket, request: &CompleteUpload, upload: FoundUpload) {
-        let record = UploadRecord { state: UploadState::Open, ..upload.record };
+        let record = UploadRecord {
+            state: UploadState::Open,
+            ..upload.record
+        };
         if let Err(error) = self.change_upload(bucket, request, &record, upload.version).await {
             tracing::debug!(upload = %request.upload, %error, "an upload was not opened again");
         }
@@ -102,7 +109,11 @@ impl Objects {
 
     /// The answer of an upload that was completed with the same parts.
     async fn completed_answer(&self, bucket: &Bucket, request: &CompleteUpload) -> Result<Written, CompleteError> {
-        let row = self.kv.get(&key::completed(request.upload)).await.map_err(StoreError::from)?;
+        let row = self
+            .kv
+            .get(&key::completed(request.upload))
+            .await
+            .map_err(StoreError::from)?;
         let value = row.ok_or(CompleteError::NoSuchUpload)?;
         let record = CompletedRecord::decode(value.bytes).map_err(StoreError::from)?;
         let kept_until = record.completed.unix_ms().saturating_add(COMPLETED_KEPT_MS);
@@ -133,10 +144,16 @@ impl Objects {
         let parts = listed_parts(&request.parts, &stored)?;
         let assembled = join_parts(&parts, upload.checksum())?;
         if let Some(expected) = request.object_size.filter(|expected| *expected != assembled.size) {
-            return Err(CompleteError::SizeMismatch { expected, actual: assembled.size });
+            return Err(CompleteError::SizeMismatch {
+                expected,
+                actual: assembled.size,
+            });
         }
         if let Some(kind) = request.checksum_kind
-            && assembled.checksum.as_ref().is_some_and(|checksum| checksum.kind != kind)
+            && assembled
+                .checksum
+                .as_ref()
+                .is_some_and(|checksum| checksum.kind != kind)
         {
             return Err(CompleteError::ChecksumType);
         }
@@ -173,7 +190,10 @@ fn listed_parts<'a>(
         let record = found.ok_or(CompleteError::InvalidPart(wanted.number))?;
         let is_last = at + 1 == listed.len();
         if !is_last && record.size < limits::PART_BYTES_MIN {
-            return Err(CompleteError::PartTooSmall { number: wanted.number, size: record.size });
+            return Err(CompleteError::PartTooSmall {
+                number: wanted.number,
+                size: record.size,
+            });
         }
         parts.push((wanted.number, record));
     }
@@ -183,7 +203,10 @@ fn listed_parts<'a>(
 fn is_as_listed(wanted: &CompletedPart, record: &PartRecord) -> bool {
     let same_tag = wanted.etag.eq_ignore_ascii_case(&hex::encode(record.md5));
     let same_checksum = wanted.checksum.as_ref().is_none_or(|(algorithm, value)| {
-        record.checksum.as_ref().is_some_and(|(stored, bytes)| *stored == *algorithm as u8 && *bytes == *value)
+        record
+            .checksum
+            .as_ref()
+            .is_some_and(|(stored, bytes)| *stored == *algorithm as u8 && *bytes == *value)
     });
     same_tag && same_checksum
 }
@@ -192,8 +215,12 @@ fn join_parts(
     parts: &[(u16, &PartRecord)],
     wanted: Option<(ChecksumAlgorithm, ChecksumKind)>,
 ) -> Result<Assembled, CompleteError> {
-    let size = parts.iter().try_fold(0u64, |size, (_, record)| size.checked_add(record.size));
-    let size = size.filter(|size| *size <= limits::OBJECT_BYTES_MAX).ok_or(CompleteError::TooLarge)?;
+    let size = parts
+        .iter()
+        .try_fold(0u64, |size, (_, record)| size.checked_add(record.size));
+    let size = size
+        .filter(|size| *size <= limits::OBJECT_BYTES_MAX)
+        .ok_or(CompleteError::TooLarge)?;
     let algorithm = common_algorithm(parts);
     let kind = match (wanted, algorithm) {
         (Some((wanted, kind)), Some(algorithm)) if wanted == algorithm => Some(kind),
@@ -204,16 +231,30 @@ fn join_parts(
         let value = |record: &PartRecord| record.checksum.clone().unwrap_or_default().1;
         let values: Vec<_> = parts.iter().map(|(_, record)| (value(record), record.size)).collect();
         let values = values.iter().map(|(value, size)| (value.as_ref(), *size));
-        Checksum { algorithm, kind, value: of_parts(algorithm, kind, values) }
+        Checksum {
+            algorithm,
+            kind,
+            value: of_parts(algorithm, kind, values),
+        }
     });
     let piece = |(number, record): &(u16, &PartRecord)| {
-        Some(Piece { data: record.data?, offset: 0, length: record.size, part_number: *number })
+        Some(Piece {
+            data: record.data?,
+            offset: 0,
+            length: record.size,
+            part_number: *number,
+        })
     };
     let entry = |(number, record): &(u16, &PartRecord)| ManifestEntry {
         number: *number,
         size: record.size,
         md5: record.md5,
-        checksum: record.checksum.clone().filter(|_| algorithm.is_some()).unwrap_or_default().1,
+        checksum: record
+            .checksum
+            .clone()
+            .filter(|_| algorithm.is_some())
+            .unwrap_or_default()
+            .1,
     };
     Ok(Assembled {
         pieces: parts.iter().filter_map(piece).collect(),
@@ -230,14 +271,20 @@ fn common_algorithm(parts: &[(u16, &PartRecord)]) -> Option<ChecksumAlgorithm> {
     let of = |record: &PartRecord| part_checksum(record.checksum.as_ref()).map(|checksum| checksum.algorithm);
     let (_, first) = parts.first()?;
     let algorithm = of(first)?;
-    parts.iter().all(|(_, record)| of(record) == Some(algorithm)).then_some(algorithm)
+    parts
+        .iter()
+        .all(|(_, record)| of(record) == Some(algorithm))
+        .then_some(algorithm)
 }
 
 /// S3's entity tag of a multipart object: the MD5 of the parts' MD5s, and their count.
 fn etag_of(md5s: impl Iterator<Item = [u8; 16]>) -> ETag {
     let all: Vec<[u8; 16]> = md5s.collect();
     let parts = u16::try_from(all.len()).unwrap_or(u16::MAX);
-    ETag { md5: crate::chunk::md5::md5_small(all.as_flattened()), parts }
+    ETag {
+        md5: crate::chunk::md5::md5_small(all.as_flattened()),
+        parts,
+    }
 }
 
 /// The entity tag that an object of the listed parts has.

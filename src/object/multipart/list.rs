@@ -19,16 +19,24 @@ use crate::object::requests::{ListParts, ListUploads, PartPage, UploadEntry, Upl
 use crate::object::types::ObjectKey;
 use crate::object::{Objects, StoreError, UploadError};
 
-const MALFORMED_ROW: Malformed = Malformed { record: "upload", reason: "its key is none of an upload" };
+const MALFORMED_ROW: Malformed = Malformed {
+    record: "upload",
+    reason: "its key is none of an upload",
+};
 
 impl Objects {
     pub async fn list_parts(&self, grant: &Grant, request: ListParts) -> Result<PartPage, UploadError> {
         let bucket = grant.bucket().ok_or(UploadError::NoSuchUpload)?;
         let upload = self.find_upload(bucket, &request.key, request.upload).await?;
-        let upload = upload.ok_or(UploadError::NoSuchUpload)?.info(&request.key, request.upload);
+        let upload = upload
+            .ok_or(UploadError::NoSuchUpload)?
+            .info(&request.key, request.upload);
         let limit = request.limit.min(limits::LIST_PAGE_MAX);
         let (mut parts, mut next) = (Vec::new(), None);
-        for (number, record) in self.part_rows(request.upload, request.part_number_marker, limit + 1).await? {
+        for (number, record) in self
+            .part_rows(request.upload, request.part_number_marker, limit + 1)
+            .await?
+        {
             if parts.len() == limit {
                 next = parts.last().map(|part: &crate::object::types::PartInfo| part.number);
                 break;
@@ -60,15 +68,25 @@ impl Objects {
     pub async fn list_uploads(&self, grant: &Grant, request: ListUploads) -> Result<UploadPage, StoreError> {
         let limit = request.limit.min(limits::LIST_PAGE_MAX);
         let (mut entries, mut next) = (Vec::new(), None);
-        let Some(bucket) = grant.bucket() else { return Ok(UploadPage { entries, next }) };
+        let Some(bucket) = grant.bucket() else {
+            return Ok(UploadPage { entries, next });
+        };
         let end = key::uploads(bucket.id, &request.prefix).end;
         let mut start = first_upload(bucket, &request);
         'pages: while limit > 0 && begins_before(&start, &end) {
             let bound = Bound::Excluded(end.clone());
             let wanted = limit + 1 - entries.len();
-            let scan = Scan { start, end: bound, limit: wanted, direction: Default::default(), fold: None };
+            let scan = Scan {
+                start,
+                end: bound,
+                limit: wanted,
+                direction: Default::default(),
+                fold: None,
+            };
             let rows = self.kv.scan(scan).await?;
-            let (found, Some(last)) = (rows.len(), rows.last().map(|row| row.key.clone())) else { break };
+            let (found, Some(last)) = (rows.len(), rows.last().map(|row| row.key.clone())) else {
+                break;
+            };
             start = Bound::Excluded(last);
             for row in rows {
                 if entries.len() == limit {
@@ -130,7 +148,10 @@ fn entry(row: Row, request: &ListUploads) -> Result<UploadEntry, StoreError> {
         return Ok(UploadEntry::CommonPrefix(prefix.to_owned()));
     }
     let key = ObjectKey::parse(key).map_err(|_| MALFORMED_ROW)?;
-    let found = FoundUpload { record: UploadRecord::decode(row.value.bytes)?, version: row.value.version };
+    let found = FoundUpload {
+        record: UploadRecord::decode(row.value.bytes)?,
+        version: row.value.version,
+    };
     Ok(UploadEntry::Upload(found.info(&key, id)))
 }
 

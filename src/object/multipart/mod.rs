@@ -64,7 +64,11 @@ struct Turn<'a> {
 impl Completing {
     fn enter(&self, upload: UploadId) -> Turn<'_> {
         let queue = Arc::clone(self.0.lock().entry(upload).or_default());
-        Turn { registry: self, upload, queue }
+        Turn {
+            registry: self,
+            upload,
+            queue,
+        }
     }
 
     fn is_active(&self, upload: UploadId) -> bool {
@@ -89,7 +93,10 @@ impl Objects {
             None => None,
             Some((algorithm, asked)) => {
                 let kind = ChecksumKind::for_multipart(algorithm, asked);
-                Some((algorithm as u8, kind.ok_or(CreateUploadError::ChecksumType(algorithm))? as u8))
+                Some((
+                    algorithm as u8,
+                    kind.ok_or(CreateUploadError::ChecksumType(algorithm))? as u8,
+                ))
             }
         };
         let record = UploadRecord {
@@ -118,8 +125,13 @@ impl Objects {
         key: &ObjectKey,
         id: UploadId,
     ) -> Result<Option<FoundUpload>, StoreError> {
-        let Some(value) = self.kv.get(&key::upload(bucket.id, key.as_str(), id)).await? else { return Ok(None) };
-        Ok(Some(FoundUpload { record: UploadRecord::decode(value.bytes)?, version: value.version }))
+        let Some(value) = self.kv.get(&key::upload(bucket.id, key.as_str(), id)).await? else {
+            return Ok(None);
+        };
+        Ok(Some(FoundUpload {
+            record: UploadRecord::decode(value.bytes)?,
+            version: value.version,
+        }))
     }
 
     /// Whether parts may be added. An upload whose completing process or task ended is open again.
@@ -134,7 +146,10 @@ impl Objects {
     pub async fn abort_upload(&self, grant: &Grant, key: &ObjectKey, upload: UploadId) -> Result<(), UploadError> {
         let bucket = grant.bucket().ok_or(UploadError::NoSuchUpload)?;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
-            let found = self.find_upload(bucket, key, upload).await?.ok_or(UploadError::NoSuchUpload)?;
+            let found = self
+                .find_upload(bucket, key, upload)
+                .await?
+                .ok_or(UploadError::NoSuchUpload)?;
             let row = key::upload(bucket.id, key.as_str(), upload);
             let mut mutation = Mutation::new();
             mutation.unchanged(row.clone(), Some(found.version));

@@ -50,13 +50,20 @@ impl Objects {
             return Err(UploadPartError::InvalidPartNumber);
         }
         let found = self.find_upload(place.bucket, place.key, place.upload).await?;
-        found.filter(|found| self.takes_parts(found, place.upload)).ok_or(UploadPartError::NoSuchUpload)
+        found
+            .filter(|found| self.takes_parts(found, place.upload))
+            .ok_or(UploadPartError::NoSuchUpload)
     }
 
     /// Stores a part; an older one of that number is replaced.
     pub async fn upload_part(&self, grant: &Grant, request: UploadPart) -> Result<PartInfo, UploadPartError> {
         let bucket = grant.bucket().ok_or(UploadPartError::NoSuchUpload)?;
-        let place = PartPlace { bucket, key: &request.key, upload: request.upload, number: request.number };
+        let place = PartPlace {
+            bucket,
+            key: &request.key,
+            upload: request.upload,
+            number: request.number,
+        };
         let upload = self.open_upload(&place).await?;
         let wanted = upload.checksum().map(|(algorithm, _)| algorithm);
         let named = checksum::named(&request.integrity.checksum);
@@ -103,7 +110,11 @@ impl Objects {
     ) -> Result<PartInfo, UploadPartError> {
         let outcome = self.commit_part(place, upload, &record, data.as_ref()).await;
         if let Some(data) = data {
-            settle(data, outcome.as_ref().err().and_then(UploadPartError::store), outcome.is_ok());
+            settle(
+                data,
+                outcome.as_ref().err().and_then(UploadPartError::store),
+                outcome.is_ok(),
+            );
         }
         outcome.map(|()| part_info(place.number, &record))
     }
@@ -121,7 +132,10 @@ impl Objects {
             let older = self.kv.get(&row).await.map_err(StoreError::from)?;
             let mut mutation = Mutation::new();
             mutation.exists(key::bucket_anchor(place.bucket.id));
-            mutation.unchanged(key::upload(place.bucket.id, place.key.as_str(), place.upload), Some(upload.version));
+            mutation.unchanged(
+                key::upload(place.bucket.id, place.key.as_str(), place.upload),
+                Some(upload.version),
+            );
             mutation.unchanged(row.clone(), older.as_ref().map(|value| value.version));
             mutation.put(row.clone(), record.encode());
             let mut delta = record.size.cast_signed();
@@ -159,7 +173,10 @@ pub(super) fn part_info(number: u16, record: &PartRecord) -> PartInfo {
     PartInfo {
         number,
         size: record.size,
-        etag: ETag { md5: record.md5, parts: 0 },
+        etag: ETag {
+            md5: record.md5,
+            parts: 0,
+        },
         checksum: part_checksum(record.checksum.as_ref()),
         last_modified: record.modified,
     }

@@ -49,16 +49,27 @@ impl Objects {
     ) -> Result<PartInfo, CopyPartError> {
         let source_bucket = source.bucket().ok_or(CopyPartError::NoSuchSource)?;
         let bucket = dest.bucket().ok_or(UploadPartError::NoSuchUpload)?;
-        let place = PartPlace { bucket, key: &request.key, upload: request.upload, number: request.number };
+        let place = PartPlace {
+            bucket,
+            key: &request.key,
+            upload: request.upload,
+            number: request.number,
+        };
         let upload = self.open_upload(&place).await?;
         let wanted = upload.checksum().map(|(algorithm, _)| algorithm);
         let mut tries = 0;
         let (copied, size) = loop {
-            let found = self.find(source_bucket, &request.source_key).await?.ok_or(CopyPartError::NoSuchSource)?;
+            let found = self
+                .find(source_bucket, &request.source_key)
+                .await?
+                .ok_or(CopyPartError::NoSuchSource)?;
             check_source(&request.source_conditions, found.current())
                 .map_err(CopyPartError::SourcePreconditionFailed)?;
             let range = source_range(&request, found.record.size)?;
-            match self.copy_range(source_bucket, bucket, &found.record, range.clone(), wanted).await {
+            match self
+                .copy_range(source_bucket, bucket, &found.record, range.clone(), wanted)
+                .await
+            {
                 Ok(copied) => break (copied, range.end - range.start),
                 Err(error) => {
                     tries += 1;
@@ -99,17 +110,24 @@ impl Objects {
             Payload::None | Payload::Body => {
                 let body = self.body_of(source).await?.ok_or(StoreError::Contended)?;
                 let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX).min(body.len());
-                self.copy_bytes(bucket, body.slice(at(range.start)..at(range.end)), algorithm).await
+                self.copy_bytes(bucket, body.slice(at(range.start)..at(range.end)), algorithm)
+                    .await
             }
             Payload::Data if source_bucket.domain != bucket.domain => {
                 let mut hasher = Hasher::new(algorithm);
                 let data = self.rechunk(source, range, bucket, &mut hasher).await?;
-                Ok(CopiedPart { md5: data.md5, data: Some(data), checksum: Some(full_object(algorithm, hasher)) })
+                Ok(CopiedPart {
+                    md5: data.md5,
+                    data: Some(data),
+                    checksum: Some(full_object(algorithm, hasher)),
+                })
             }
             Payload::Data => {
                 let is_whole = range == (0..source.size);
                 let stored = checksum::from_record(source.checksum.as_ref()).filter(|stored| {
-                    is_whole && stored.algorithm == algorithm && stored.kind == crate::object::types::ChecksumKind::FullObject
+                    is_whole
+                        && stored.algorithm == algorithm
+                        && stored.kind == crate::object::types::ChecksumKind::FullObject
                 });
                 let checksum = match (stored, wanted) {
                     (Some(stored), _) => Some(stored),
@@ -117,10 +135,23 @@ impl Objects {
                     (None, Some(_)) => Some(self.hash_range(source, range.clone(), algorithm).await?),
                 };
                 let length = range.end - range.start;
-                let piece = Piece { data: source.data, offset: range.start, length, part_number: 0 };
-                let md5 = if is_whole && source.parts == 0 { source.md5 } else { derived_tag(source, &range) };
+                let piece = Piece {
+                    data: source.data,
+                    offset: range.start,
+                    length,
+                    part_number: 0,
+                };
+                let md5 = if is_whole && source.parts == 0 {
+                    source.md5
+                } else {
+                    derived_tag(source, &range)
+                };
                 let data = self.chunks.compose(bucket.domain, &[piece]).await?;
-                Ok(CopiedPart { data: Some(data), md5, checksum })
+                Ok(CopiedPart {
+                    data: Some(data),
+                    md5,
+                    checksum,
+                })
             }
         }
     }
@@ -165,14 +196,20 @@ fn source_range(request: &UploadPartCopy, size: u64) -> Result<Range<u64>, CopyP
         Some((first, last)) if first <= last && last < size => first..last + 1,
         Some(_) => return Err(CopyPartError::InvalidRange { size }),
     };
-    if range.end - range.start > limits::PUT_BYTES_MAX { Err(CopyPartError::TooLarge) } else { Ok(range) }
+    if range.end - range.start > limits::PUT_BYTES_MAX {
+        Err(CopyPartError::TooLarge)
+    } else {
+        Ok(range)
+    }
 }
 
 /// An entity tag for bytes that nobody read: the same source and range give the same one.
 fn derived_tag(source: &ObjectRecord, range: &Range<u64>) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&source.md5).update(&source.parts.to_le_bytes());
-    hasher.update(&range.start.to_le_bytes()).update(&range.end.to_le_bytes());
+    hasher
+        .update(&range.start.to_le_bytes())
+        .update(&range.end.to_le_bytes());
     let mut tag = [0; 16];
     hasher.finalize_xof().fill(&mut tag);
     tag

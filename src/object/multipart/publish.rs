@@ -74,16 +74,33 @@ impl Objects {
         };
         let content = data.as_ref().map_or(Content::None, Content::Data);
         let (key, conditions, extra) = (&request.key, &request.conditions, Some(&extra as _));
-        let outcome = self.place(Placement { bucket, key, record, content, conditions, extra }).await;
+        let outcome = self
+            .place(Placement {
+                bucket,
+                key,
+                record,
+                content,
+                conditions,
+                extra,
+            })
+            .await;
         if let Some(data) = data {
-            settle(data, outcome.as_ref().err().and_then(PlaceError::store), outcome.is_ok());
+            settle(
+                data,
+                outcome.as_ref().err().and_then(PlaceError::store),
+                outcome.is_ok(),
+            );
         }
         match outcome {
             Ok(()) => Ok(written),
             Err(PlaceError::Conflict) => {
                 let now = self.find_upload(bucket, &request.key, request.upload).await?;
                 // Aborted while it was completed.
-                Err(if now.is_none() { CompleteError::NoSuchUpload } else { PlaceError::Conflict.into() })
+                Err(if now.is_none() {
+                    CompleteError::NoSuchUpload
+                } else {
+                    PlaceError::Conflict.into()
+                })
             }
             Err(error) => Err(error.into()),
         }
@@ -161,7 +178,12 @@ fn manifest_pages(
     for entries in assembled.entries.chunks(MANIFEST_PAGE_ENTRIES) {
         let Some(last) = entries.last() else { continue };
         let algorithm = assembled.algorithm.map_or(0, |algorithm| algorithm as u8);
-        let page = ManifestPage { first_byte, modified, algorithm, entries: entries.to_vec() };
+        let page = ManifestPage {
+            first_byte,
+            modified,
+            algorithm,
+            entries: entries.to_vec(),
+        };
         pages.push((key::manifest(request.upload, last.number), page.encode()));
         first_byte += entries.iter().map(|entry| entry.size).sum::<u64>();
     }

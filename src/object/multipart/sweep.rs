@@ -75,12 +75,20 @@ impl Objects {
     /// One bounded step; true: there is more to do now.
     pub(crate) async fn sweep_tick(&self, cursor: &mut Cursor) -> Result<bool, StoreError> {
         let answers_left = self.expire_completed(&mut cursor.completed).await?;
-        let rows = self.scan_from(Table::UploadGarbage, &cursor.garbage, ROWS_PER_TICK).await?;
+        let rows = self
+            .scan_from(Table::UploadGarbage, &cursor.garbage, ROWS_PER_TICK)
+            .await?;
         let wrapped = rows.len() < ROWS_PER_TICK;
-        cursor.garbage = if wrapped { None } else { rows.last().map(|row| row.key.clone()) };
+        cursor.garbage = if wrapped {
+            None
+        } else {
+            rows.last().map(|row| row.key.clone())
+        };
         let mut more = answers_left || !wrapped;
         for row in rows {
-            let Some(id) = row.key.last_chunk::<16>().map(|id| UploadId(*id)) else { continue };
+            let Some(id) = row.key.last_chunk::<16>().map(|id| UploadId(*id)) else {
+                continue;
+            };
             match self.sweep_row(id, &row.key, &row.value).await {
                 Ok(left) => more |= left,
                 Err(StoreError::Malformed(error)) => tracing::error!(%error, %id, "a row cannot be swept"),
@@ -98,7 +106,10 @@ impl Objects {
             Sweep::PartsAndManifest => {
                 let done = self.sweep_parts(&mut mutation, id).await?;
                 if done {
-                    self.manifest_rows(id).await?.into_iter().for_each(|page| mutation.delete(page));
+                    self.manifest_rows(id)
+                        .await?
+                        .into_iter()
+                        .for_each(|page| mutation.delete(page));
                 }
                 done
             }
@@ -123,7 +134,9 @@ impl Objects {
     /// Removes a batch of parts; true: these were the last.
     async fn sweep_parts(&self, mutation: &mut Mutation, id: UploadId) -> Result<bool, StoreError> {
         let range = key::parts(id);
-        let rows = self.scan_rows(Bound::Included(range.start), range.end, BATCH_ROWS).await?;
+        let rows = self
+            .scan_rows(Bound::Included(range.start), range.end, BATCH_ROWS)
+            .await?;
         let done = rows.len() < BATCH_ROWS;
         let mut swept: Option<(BucketId, i64)> = None;
         for row in rows {
@@ -137,7 +150,10 @@ impl Objects {
             *bytes += part.size.cast_signed();
         }
         if let Some((bucket, bytes)) = swept.filter(|(_, bytes)| *bytes != 0) {
-            mutation.add(key::usage(UsageScope::Bucket(bucket), UsageKind::UploadBytes, STRIPE), -bytes);
+            mutation.add(
+                key::usage(UsageScope::Bucket(bucket), UsageKind::UploadBytes, STRIPE),
+                -bytes,
+            );
         }
         Ok(done)
     }
@@ -146,10 +162,15 @@ impl Objects {
     /// parts of its uploads are still to be swept.
     async fn sweep_bucket(&self, mutation: &mut Mutation, bucket: BucketId) -> Result<Option<bool>, StoreError> {
         let range = key::uploads(bucket, "");
-        let rows = self.scan_rows(Bound::Included(range.start), range.end, BATCH_ROWS).await?;
+        let rows = self
+            .scan_rows(Bound::Included(range.start), range.end, BATCH_ROWS)
+            .await?;
         if !rows.is_empty() {
             for row in rows {
-                let malformed = Malformed { record: "upload", reason: "its key is none of an upload" };
+                let malformed = Malformed {
+                    record: "upload",
+                    reason: "its key is none of an upload",
+                };
                 let (_, id) = key::parse_upload(&row.key).ok_or(malformed)?;
                 mutation.unchanged(row.key.clone(), Some(row.value.version));
                 mutation.delete(row.key);
@@ -159,7 +180,9 @@ impl Objects {
         }
         for kind in [UsageKind::UploadBytes, UsageKind::Objects, UsageKind::Bytes] {
             let row = key::usage(UsageScope::Bucket(bucket), kind, STRIPE);
-            let Some(counter) = self.kv.get(&row).await? else { continue };
+            let Some(counter) = self.kv.get(&row).await? else {
+                continue;
+            };
             if kind == UsageKind::UploadBytes && Counter::decode(&counter.bytes).is_some_and(|bytes| bytes != 0) {
                 return Ok(None);
             }
@@ -173,7 +196,11 @@ impl Objects {
     async fn expire_completed(&self, cursor: &mut Option<Bytes>) -> Result<bool, StoreError> {
         let rows = self.scan_from(Table::Completed, cursor, BATCH_ROWS).await?;
         let wrapped = rows.len() < BATCH_ROWS;
-        *cursor = if wrapped { None } else { rows.last().map(|row| row.key.clone()) };
+        *cursor = if wrapped {
+            None
+        } else {
+            rows.last().map(|row| row.key.clone())
+        };
         let now = self.clock.now().unix_ms();
         let mut mutation = Mutation::deferred();
         for row in rows {
@@ -196,6 +223,15 @@ impl Objects {
 
     async fn scan_rows(&self, start: Bound<Bytes>, end: Bytes, limit: usize) -> Result<Vec<Row>, StoreError> {
         let end = Bound::Excluded(end);
-        Ok(self.kv.scan(Scan { start, end, limit, direction: Default::default(), fold: None }).await?)
+        Ok(self
+            .kv
+            .scan(Scan {
+                start,
+                end,
+                limit,
+                direction: Default::default(),
+                fold: None,
+            })
+            .await?)
     }
 }
