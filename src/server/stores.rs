@@ -121,7 +121,10 @@ impl Stores {
             domains: config.domains.clone(),
         };
         let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
-        let background = (chunks.start_collector(), objects.start_sweeper(config.storage.collect_interval));
+        let background = (
+            chunks.start_collector(),
+            objects.start_sweeper(config.storage.collect_interval),
+        );
         let background = tokio::sync::Mutex::new(Some(background));
         Ok(Arc::new(Self {
             kv,
