@@ -16,12 +16,32 @@ pub const PUT_BYTES_MAX: u64 = 5 << 30;
 pub const PART_BYTES_MIN: u64 = 5 << 20;
 /// Bytes of a whole object.
 pub const OBJECT_BYTES_MAX: u64 = 50 << 40;
+/// Buckets of one page of ListBuckets.
+pub const LIST_BUCKETS_MAX: usize = 1000;
 /// Rows of one listing page.
 pub const LIST_PAGE_MAX: usize = 1000;
 /// Keys of one DeleteObjects request.
 pub const DELETE_OBJECTS_MAX: usize = 1000;
 /// Bytes of tags: 10 tags of 128 + 256 characters.
 pub const TAGS_MAX: usize = 10;
+/// Buckets of one ListBuckets page.
+pub const LIST_BUCKETS_PAGE_MAX: usize = 10_000;
+
+// Identities and the S3 wire.
+
+/// Bytes of the bootstrap file of identities.
+pub const IDENTITIES_FILE_BYTES_MAX: usize = MIB;
+pub const IDENTITIES_MAX: usize = 10_000;
+/// Key pairs of one identity.
+pub const IDENTITY_KEYS_MAX: usize = 16;
+/// Bytes of an XML request body: 1,000 keys of DeleteObjects or 10,000 parts of a complete, escaped.
+pub const XML_BODY_BYTES_MAX: usize = 8 * MIB;
+/// Bytes of one signed aws-chunk: it is held until its signature is checked. Clients send 64 KiB to 1 MiB.
+pub const AWS_CHUNK_BYTES_MAX: usize = 16 * MIB;
+/// Seconds between a request's date and ours.
+pub const CLOCK_SKEW_SECS_MAX: u32 = 15 * 60;
+/// Seconds that a presigned URL may live.
+pub const PRESIGNED_SECS_MAX: u32 = 7 * 24 * 60 * 60;
 
 // The metadata store.
 
@@ -62,3 +82,27 @@ pub const TREE_ROW_ENTRIES_MAX: usize = 1000;
 pub const TREE_DEPTH_MAX: usize = 8;
 /// Bytes that one read takes from a pack at once: the records of a MiB, with their headers.
 pub const EXTENT_BYTES_MAX: usize = MIB + 32 * KIB;
+
+// The HTTP server. What an operator may change is in `config`.
+
+/// Bytes of a request's line and headers together.
+pub const HEAD_BYTES_MAX: usize = 64 * KIB;
+/// Header lines of a request: what hyper parses without an allocation.
+pub const HEADERS_MAX: usize = 100;
+/// Bytes that one HTTP/1 connection reads ahead, or holds unsent.
+pub const CONNECTION_BUFFER_BYTES: usize = 256 * KIB;
+/// HTTP/2 connections; each may hold a window of bytes before its request is let in.
+pub const H2_CONNECTIONS_MAX: usize = 128;
+pub const H2_STREAMS_MAX: u32 = 64;
+pub const H2_STREAM_WINDOW_BYTES: u32 = 512 << 10;
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes of an error document.
+pub const ERROR_BODY_BYTES_MAX: usize = 64 * KIB;
+/// Connections over the limit that are told so; more are closed without a word.
+pub const TURNED_AWAY_MAX: usize = 64;
+/// Log lines waiting to be written; more are dropped and counted.
+pub const LOG_QUEUE_MAX: usize = 8192;
+/// Connections of the admin listener.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Threads for calls that block.
+pub const BLOCKING_THREADS_MAX: usize = 16;

@@ -40,7 +40,7 @@ pub enum Table {
     Segment = 0x52,
     /// data id → a payload that nothing owns any more.
     Garbage = 0x60,
-    /// upload id → an upload that is over, whose parts are to be thrown away.
+    /// upload id → what is left of an upload, or of a deleted bucket's uploads, and is to be thrown away.
     UploadGarbage = 0x63,
     /// bucket id, key (escaped), upload id → upload record.
     Upload = 0x70,
@@ -54,7 +54,7 @@ pub enum Table {
     Usage = 0x74,
     /// domain id → the domain's key.
     Domain = 0x75,
-    /// data id → overflow of an object record.
+    /// data id → overflow of an object record; upload id, last part number → a page of a completed object's parts.
     Aux = 0x76,
     /// name (last) → store-wide settings: format, allocators, secrets.
     Store = 0x77,
@@ -268,6 +268,15 @@ pub fn domain(id: DomainId) -> Bytes {
 
 pub fn aux(data: DataId) -> Bytes {
     Key::new(Table::Aux).raw(&data.0).done()
+}
+
+/// The page of the part manifest whose last part is `last_part`; `id` is the upload that made the object.
+pub fn manifest(id: UploadId, last_part: u16) -> Bytes {
+    Key::new(Table::Aux).raw(&id.0).raw(&last_part.to_be_bytes()).done()
+}
+
+pub fn manifests(id: UploadId) -> Range<Bytes> {
+    manifest(id, 0)..prefix_range(Key::new(Table::Aux).raw(&id.0).done()).end
 }
 
 pub fn store(name: &str) -> Bytes {

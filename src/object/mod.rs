@@ -1,3 +1,68 @@
 //! The meaning of each S3 operation, in S3's terms and without its wire.
 
+use std::sync::Arc;
+
+use crate::chunk::ChunkStore;
+use crate::clock::Clock;
+use crate::ids::IdSource;
+use crate::kv::Kv;
+
+mod attributes;
+mod bucket;
+mod checksum;
+mod conditions;
+mod copy;
+mod delete;
+mod error;
+mod get;
+mod headers;
+mod list;
+mod locks;
+mod multipart;
+mod place;
+mod put;
+mod receive;
+mod requests;
 pub mod types;
+mod usage;
+
+pub use error::{
+    CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError, GetError, PlaceError,
+    PutError, ReceiveError, StoreError, UploadError, UploadPartError,
+};
+pub use list::ListedObject;
+pub use multipart::SweeperHandle;
+pub use requests::{
+    Attributes, AttributesParts, AttributesRequest, BucketPage, CompleteUpload, CopyRequest, CreateBucket,
+    CreateOutcome, CreateUpload, DeleteTarget, GetOutcome, GetRequest, HeadOutcome, ListBuckets, ListEntry, ListPage,
+    ListParts, ListRequest, ListUploads, ObjectBody, PartPage, PutRequest, UploadEntry, UploadPage, UploadPart,
+    UploadPartCopy, Usage, Written,
+};
+
+/// The object operations over one metadata store and one chunk store.
+pub struct Objects {
+    kv: Arc<dyn Kv>,
+    chunks: Arc<ChunkStore>,
+    clock: Clock,
+    ids: Arc<IdSource>,
+    /// This process, in the uploads that it completes.
+    boot: [u8; 16],
+    keys: locks::KeyLocks,
+    completing: multipart::Completing,
+}
+
+impl Objects {
+    pub fn new(kv: Arc<dyn Kv>, chunks: Arc<ChunkStore>, clock: Clock, ids: Arc<IdSource>) -> Arc<Self> {
+        let boot = ids.next();
+        let (keys, completing) = (locks::KeyLocks::new(), multipart::Completing::default());
+        Arc::new(Self {
+            kv,
+            chunks,
+            clock,
+            ids,
+            boot,
+            keys,
+            completing,
+        })
+    }
+}

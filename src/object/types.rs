@@ -125,12 +125,49 @@ pub enum ChecksumAlgorithm {
     Sha256 = 5,
 }
 
+impl ChecksumAlgorithm {
+    /// S3's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crc32 => "CRC32",
+            Self::Crc32c => "CRC32C",
+            Self::Crc64Nvme => "CRC64NVME",
+            Self::Sha1 => "SHA1",
+            Self::Sha256 => "SHA256",
+        }
+    }
+
+    /// Bytes of a value.
+    pub fn width(self) -> usize {
+        match self {
+            Self::Crc32 | Self::Crc32c => 4,
+            Self::Crc64Nvme => 8,
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+        }
+    }
+
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256]
+            .into_iter()
+            .find(|algorithm| *algorithm as u8 == code)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ChecksumKind {
     FullObject = 1,
     /// The checksum of the parts' checksums.
     Composite = 2,
+}
+
+impl ChecksumKind {
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::FullObject, Self::Composite]
+            .into_iter()
+            .find(|kind| *kind as u8 == code)
+    }
 }
 
 /// A checksum of a stored object or part. `value` has the algorithm's width, big-endian for CRCs.

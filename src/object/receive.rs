@@ -1,0 +1,177 @@
+//! Taking a body in: to memory while it is small, to the chunk store beyond, checked against all that the client said.
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use smallvec::SmallVec;
+
+use crate::chunk::chunker::Profile;
+use crate::chunk::codec::Hint;
+use crate::chunk::md5::md5_small;
+use crate::chunk::{DataWriter, StoredData, WriteOptions};
+use crate::limits;
+use crate::meta::bucket::Bucket;
+use crate::object::checksum::BodyChecksum;
+use crate::object::types::{BodyStream, Checksum, ChecksumAlgorithm, Integrity, ObjectHeaders};
+use crate::object::{Objects, ReceiveError, StoreError};
+
+pub(super) struct Incoming {
+    pub body: BodyStream,
+    pub content_length: Option<u64>,
+    pub integrity: Integrity,
+    /// The algorithm of a body for which the client named none.
+    pub default_checksum: ChecksumAlgorithm,
+    /// Bytes up to which the body stays in memory.
+    pub inline_bytes_max: usize,
+    pub hint: Hint,
+}
+
+pub(super) struct Received {
+    pub size: u64,
+    pub md5: [u8; 16],
+    pub checksum: Checksum,
+    pub payload: ReceivedPayload,
+}
+
+pub(super) enum ReceivedPayload {
+    Inline(Bytes),
+    Data(StoredData),
+}
+
+/// What comes in before it is known whether it stays small.
+type Pieces = SmallVec<[Bytes; 4]>;
+
+impl Objects {
+    pub(super) async fn receive(&self, bucket: &Bucket, incoming: Incoming) -> Result<Received, ReceiveError> {
+        let Incoming {
+            mut body,
+            content_length,
+            integrity,
+            default_checksum,
+            inline_bytes_max,
+            hint,
+        } = incoming;
+        if content_length.is_some_and(|length| length > limits::PUT_BYTES_MAX) {
+            return Err(ReceiveError::TooLarge);
+        }
+        let mut checksum = BodyChecksum::new(integrity.checksum, default_checksum);
+        let (mut size, mut pieces, mut writer) = (0u64, Pieces::new(), None);
+        while let Some(piece) = body.next().await {
+            let piece = piece?;
+            if piece.is_empty() {
+                continue;
+            }
+            checksum.update(&piece);
+            size += piece.len() as u64;
+            if size > limits::PUT_BYTES_MAX {
+                return Err(ReceiveError::TooLarge);
+            }
+            match &mut writer {
+                Some(writer) => write(writer, piece).await?,
+                None => {
+                    pieces.push(piece);
+                    if size > inline_bytes_max as u64 {
+                        writer = Some(self.write_pieces(bucket, content_length, hint, &mut pieces).await?);
+                    }
+                }
+            }
+        }
+        if let Some(expected) = content_length.filter(|expected| *expected != size) {
+            return Err(ReceiveError::Incomplete {
+                expected,
+                received: size,
+            });
+        }
+        let checksum = checksum.finish()?;
+        let (md5, payload) = match writer {
+            Some(writer) => {
+                let data = writer.finish().await.map_err(StoreError::from)?;
+                (data.md5, ReceivedPayload::Data(data))
+            }
+            None => {
+                let bytes = join(pieces, size);
+                (md5_small(&bytes), ReceivedPayload::Inline(bytes))
+            }
+        };
+        if integrity.content_md5.is_some_and(|expected| expected != md5) {
+            return Err(ReceiveError::BadMd5);
+        }
+        Ok(Received {
+            size,
+            md5,
+            checksum,
+            payload,
+        })
+    }
+
+    async fn write_pieces(
+        &self,
+        bucket: &Bucket,
+        expected_bytes: Option<u64>,
+        hint: Hint,
+        pieces: &mut Pieces,
+    ) -> Result<DataWriter, StoreError> {
+        let mut writer = self.writer(bucket, expected_bytes, hint);
+        for piece in pieces.drain(..) {
+            write(&mut writer, piece).await?;
+        }
+        Ok(writer)
+    }
+
+    pub(super) fn writer(&self, bucket: &Bucket, expected_bytes: Option<u64>, hint: Hint) -> DataWriter {
+        self.chunks.writer(WriteOptions {
+            domain: bucket.domain,
+            profile: Profile::General,
+            expected_bytes,
+            hint,
+        })
+    }
+}
+
+pub(super) async fn write(writer: &mut DataWriter, piece: Bytes) -> Result<(), StoreError> {
+    Ok(writer.write(piece).await?)
+}
+
+fn join(pieces: Pieces, size: u64) -> Bytes {
+    let mut pieces = pieces.into_iter();
+    match (pieces.next(), pieces.len()) {
+        (None, _) => Bytes::new(),
+        (Some(only), 0) => only,
+        (Some(first), _) => {
+            let mut joined = BytesMut::with_capacity(usize::try_from(size).unwrap_or(limits::BODY_BYTES_MAX));
+            joined.extend_from_slice(&first);
+            pieces.for_each(|piece| joined.extend_from_slice(&piece));
+            joined.freeze()
+        }
+    }
+}
+
+/// Whether trying to compress is a waste of time.
+pub(super) fn hint_of(headers: &ObjectHeaders) -> Hint {
+    let encoded = headers.content_encoding.as_deref().is_some_and(|encoding| {
+        let compressed = ["gzip", "br", "zstd", "deflate", "compress"];
+        encoding.split(',').any(|token| compressed.contains(&token.trim()))
+    });
+    let compressed_type = headers.content_type.as_deref().is_some_and(|content_type| {
+        let content_type = content_type.split(';').next().unwrap_or_default().trim();
+        let exact = [
+            "application/zip",
+            "application/gzip",
+            "application/zstd",
+            "application/x-7z-compressed",
+            "application/x-xz",
+            "application/x-bzip2",
+            "image/jpeg",
+            "image/png",
+            "image/webp",
+            "image/gif",
+            "image/avif",
+        ];
+        let family = content_type.starts_with("video/") || content_type.starts_with("audio/");
+        (family && content_type != "audio/wav") || exact.contains(&content_type)
+    });
+    if encoded || compressed_type {
+        Hint::AlreadyCompressed
+    } else {
+        Hint::Unknown
+    }
+}

@@ -1,0 +1,131 @@
+//! How much is stored: the counters that every commit keeps, and the recount that they must equal (invariant I5).
+
+use std::ops::{Bound, Range};
+
+use bytes::Bytes;
+
+use crate::ids::BucketId;
+use crate::kv::{Counter, Row, Scan};
+use crate::limits;
+use crate::meta::bucket::Bucket;
+use crate::meta::key::{self, Table, UsageKind, UsageScope};
+use crate::meta::object::ObjectHead;
+use crate::meta::record::Malformed;
+use crate::meta::upload::PartRecord;
+use crate::object::requests::Usage;
+use crate::object::{Objects, StoreError};
+
+/// Bytes of a counter key before its kind: table, scope, id.
+const SCOPE_BYTES: usize = 10;
+
+impl Objects {
+    /// What the counters say of one bucket.
+    pub async fn counters(&self, bucket: &Bucket) -> Result<Usage, StoreError> {
+        self.sum_counters(key::prefix_range(scope_prefix(bucket.id))).await
+    }
+
+    /// What the counters say of all buckets together.
+    pub async fn counters_total(&self) -> Result<Usage, StoreError> {
+        let first = scope_prefix(BucketId(0));
+        let scope = first.slice(..2);
+        self.sum_counters(key::prefix_range(scope)).await
+    }
+
+    async fn sum_counters(&self, range: Range<Bytes>) -> Result<Usage, StoreError> {
+        let mut usage = Usage::default();
+        self.each_row(range, |row| {
+            let malformed = Malformed {
+                record: "usage counter",
+                reason: "it has not 8 bytes",
+            };
+            let value = Counter::decode(&row.value.bytes).ok_or(malformed)?;
+            match row.key.get(SCOPE_BYTES) {
+                Some(&kind) if kind == UsageKind::Objects as u8 => usage.objects += value,
+                Some(&kind) if kind == UsageKind::Bytes as u8 => usage.bytes += value,
+                Some(&kind) if kind == UsageKind::UploadBytes as u8 => usage.upload_bytes += value,
+                _ => {}
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(usage)
+    }
+
+    /// Counts the rows of one bucket. Reads page by page: meaningful while nobody writes.
+    pub async fn recount(&self, bucket: &Bucket) -> Result<Usage, StoreError> {
+        let mut usage = Usage::default();
+        self.each_row(key::objects(bucket.id, ""), |row| {
+            usage.objects += 1;
+            usage.bytes += ObjectHead::decode(&row.value.bytes)?.size.cast_signed();
+            Ok(())
+        })
+        .await?;
+        self.each_row(key::table(Table::Part), |row| {
+            let part = PartRecord::decode(row.value.bytes)?;
+            if part.bucket == bucket.id {
+                usage.upload_bytes += part.size.cast_signed();
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(usage)
+    }
+
+    /// The buckets of all owners in the order of their names, a page at a time.
+    pub async fn all_buckets(&self, start_after: &str, limit: usize) -> Result<Vec<Bucket>, StoreError> {
+        let scan = Scan {
+            start: Bound::Excluded(key::bucket(start_after)),
+            end: Bound::Excluded(key::table(Table::Bucket).end),
+            limit: limit.min(limits::LIST_BUCKETS_MAX),
+            direction: Default::default(),
+            fold: None,
+        };
+        let mut buckets = Vec::new();
+        for row in self.kv.scan(scan).await? {
+            let name = row.key.get(1..).and_then(|name| std::str::from_utf8(name).ok());
+            let name = name.ok_or(Malformed {
+                record: "bucket",
+                reason: "its name is not UTF-8",
+            })?;
+            buckets.push(Bucket::decode(name, row.value.bytes, row.value.version)?);
+        }
+        Ok(buckets)
+    }
+
+    async fn each_row(
+        &self,
+        range: Range<Bytes>,
+        mut visit: impl FnMut(Row) -> Result<(), Malformed> + Send,
+    ) -> Result<(), StoreError> {
+        let mut start = Bound::Included(range.start);
+        loop {
+            let end = Bound::Excluded(range.end.clone());
+            let limit = limits::LIST_PAGE_MAX;
+            let rows = self
+                .kv
+                .scan(Scan {
+                    start,
+                    end,
+                    limit,
+                    direction: Default::default(),
+                    fold: None,
+                })
+                .await?;
+            let Some(last) = rows.last().map(|row| row.key.clone()) else {
+                return Ok(());
+            };
+            let is_last_page = rows.len() < limit;
+            for row in rows {
+                visit(row)?;
+            }
+            if is_last_page {
+                return Ok(());
+            }
+            start = Bound::Excluded(last);
+        }
+    }
+}
+
+fn scope_prefix(bucket: BucketId) -> Bytes {
+    key::usage(UsageScope::Bucket(bucket), UsageKind::Objects, 0).slice(..SCOPE_BYTES)
+}

@@ -1,0 +1,163 @@
+//! The door in front of s3s: what s3s would take too lightly is settled here, before it reads the request.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
+use s3s::service::S3Service;
+use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Result, StdError};
+
+use crate::object::types::ChecksumAlgorithm;
+use crate::s3::checksum;
+use crate::s3::error::{invalid_request, not_implemented, refuse};
+
+/// The S3 service. Cheap to clone.
+#[derive(Clone)]
+pub struct S3Wire(S3Service);
+
+impl S3Wire {
+    pub(super) fn new(service: S3Service) -> Self {
+        Self(service)
+    }
+
+    /// Answers one request. An error means that no answer can be made and the connection is to be closed.
+    pub async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if let Err(error) = prepare(&mut request) {
+            return error
+                .to_http_response()
+                .map_err(|error| HttpError::from_std_error(Box::new(error)));
+        }
+        self.0.call(request).await
+    }
+}
+
+fn prepare(request: &mut HttpRequest) -> S3Result<()> {
+    // An empty Authorization header signs nothing: the request is anonymous, and denied as such.
+    if request.headers().get(AUTHORIZATION).is_some_and(HeaderValue::is_empty) {
+        request.headers_mut().remove(AUTHORIZATION);
+    }
+    if request.method() != Method::POST {
+        return Ok(());
+    }
+    // s3s reads a form before it knows who sent it.
+    let is_form = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .get(..19)
+            .is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/form-data"))
+    };
+    if request.headers().get(CONTENT_TYPE).is_some_and(is_form) {
+        return Err(not_implemented("An upload by a browser's form (POST object)"));
+    }
+    if request
+        .uri()
+        .query()
+        .is_some_and(|query| query.split('&').any(|pair| matches!(pair, "delete" | "delete=")))
+    {
+        let frames = Arc::new(Mutex::new(Vec::new()));
+        request.extensions_mut().insert(KeptBody(Arc::clone(&frames)));
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = Body::http_body_unsync(Keeping { body, frames });
+    }
+    Ok(())
+}
+
+/// The bytes of a DeleteObjects body as they came: s3s hands over only what it parsed, and the digests are ours to
+/// check. Bounded by s3s's limit of an XML body, above which it stops reading.
+#[derive(Clone)]
+pub(super) struct KeptBody(Arc<Mutex<Vec<Bytes>>>);
+
+struct Keeping {
+    body: Body,
+    frames: Arc<Mutex<Vec<Bytes>>>,
+}
+
+impl HttpBody for Keeping {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(bytes) = frame.data_ref()
+        {
+            self.frames.lock().push(bytes.clone());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl KeptBody {
+    /// S3 demands a digest of the body of DeleteObjects.
+    /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html>
+    pub(super) fn verify(&self, headers: &HeaderMap) -> S3Result<()> {
+        if headers.contains_key("x-amz-trailer") {
+            return Err(not_implemented("A trailer of DeleteObjects"));
+        }
+        if !checksum::is_announced(headers) {
+            return Err(invalid_request(
+                "Missing required header for this request: Content-MD5 or x-amz-checksum-*.",
+            ));
+        }
+        let frames = std::mem::take(&mut *self.0.lock());
+        let expected = checksum::integrity(headers, None)?;
+        if let Some(md5) = expected.content_md5
+            && <[u8; 16]>::from(digest::<md5::Md5>(&frames)) != md5
+        {
+            return Err(bad_digest("Content-MD5"));
+        }
+        match expected.checksum {
+            crate::object::types::ExpectedChecksum::Header(algorithm, value)
+                if checksum_of(algorithm, &frames) != value =>
+            {
+                Err(bad_digest(algorithm.name()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn bad_digest(what: &str) -> S3Error {
+    refuse(
+        S3ErrorCode::BadDigest,
+        format!("The {what} that you specified did not match what was received."),
+    )
+}
+
+fn digest<D: sha2::Digest>(frames: &[Bytes]) -> sha2::digest::Output<D> {
+    let mut hasher = D::new();
+    for frame in frames {
+        hasher.update(frame);
+    }
+    hasher.finalize()
+}
+
+fn checksum_of(algorithm: ChecksumAlgorithm, frames: &[Bytes]) -> Vec<u8> {
+    let crc = |algorithm| {
+        let mut crc = crc_fast::Digest::new(algorithm);
+        frames.iter().for_each(|frame| crc.update(frame));
+        crc.finalize()
+    };
+    // A 32-bit CRC stands in the low half.
+    let low = |value: u64| value.to_be_bytes().into_iter().skip(4).collect();
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => low(crc(crc_fast::CrcAlgorithm::Crc32IsoHdlc)),
+        ChecksumAlgorithm::Crc32c => low(crc(crc_fast::CrcAlgorithm::Crc32Iscsi)),
+        ChecksumAlgorithm::Crc64Nvme => crc(crc_fast::CrcAlgorithm::Crc64Nvme).to_be_bytes().to_vec(),
+        ChecksumAlgorithm::Sha1 => digest::<sha1::Sha1>(frames).to_vec(),
+        ChecksumAlgorithm::Sha256 => digest::<sha2::Sha256>(frames).to_vec(),
+    }
+}
