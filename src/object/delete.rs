@@ -36,7 +36,7 @@ impl Objects {
         conditions: &WriteConditions,
     ) -> Result<(), DeleteError> {
         let row = key::object(bucket.id, key.as_str());
-        let mut lock = self.keys.queue(&row).await;
+        let mut lock = self.keys.lock_if_held(&row).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             let Some(value) = self.kv.get(&row).await.map_err(StoreError::from)? else {
                 return Ok(());
@@ -49,7 +49,7 @@ impl Objects {
                 Ok(_) => return Ok(()),
                 Err(CommitError::Conflict { .. }) => {
                     if lock.is_none() {
-                        lock = self.keys.take(&row).await;
+                        lock = self.keys.lock(&row).await;
                     }
                 }
                 Err(error) => return Err(StoreError::from(error).into()),

@@ -97,7 +97,7 @@ impl Objects {
     pub(super) async fn place(&self, placement: Placement<'_>) -> Result<(), PlaceError> {
         let row = key::object(placement.bucket.id, placement.key.as_str());
         let (record, aux) = placement.record.encode();
-        let mut lock = self.keys.queue(&row).await;
+        let mut lock = self.keys.lock_if_held(&row).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             let current = self.kv.get(&row).await.map_err(StoreError::from)?;
             let replaced = current
@@ -135,7 +135,7 @@ impl Objects {
                 Err(CommitError::Conflict { guard: GUARD_BUCKET }) => return Err(PlaceError::NoSuchBucket),
                 Err(CommitError::Conflict { guard: GUARD_OBJECT }) => {
                     if lock.is_none() {
-                        lock = self.keys.take(&row).await;
+                        lock = self.keys.lock(&row).await;
                     }
                 }
                 Err(CommitError::Conflict { .. }) => return Err(PlaceError::Conflict),

@@ -127,7 +127,7 @@ impl Objects {
         data: Option<&StoredData>,
     ) -> Result<(), UploadPartError> {
         let row = key::part(place.upload, place.number);
-        let mut lock = self.keys.queue(&row).await;
+        let mut lock = self.keys.lock_if_held(&row).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             let older = self.kv.get(&row).await.map_err(StoreError::from)?;
             let mut mutation = Mutation::new();
@@ -158,7 +158,7 @@ impl Objects {
                 Err(CommitError::Conflict { guard: GUARD_UPLOAD }) => upload = self.open_upload(place).await?,
                 Err(CommitError::Conflict { guard: GUARD_PART }) => {
                     if lock.is_none() {
-                        lock = self.keys.take(&row).await;
+                        lock = self.keys.lock(&row).await;
                     }
                 }
                 Err(CommitError::Conflict { guard: 0 }) => return Err(UploadPartError::NoSuchUpload),
