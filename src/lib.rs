@@ -3,9 +3,13 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+
+pub mod admin;
 pub mod blob;
 pub mod chunk;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod iam;
 pub mod ids;
 pub mod kv;
@@ -13,3 +17,6 @@ pub mod limits;
 pub mod meta;
 pub mod object;
 pub mod s3;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;

@@ -82,3 +82,27 @@ pub const TREE_ROW_ENTRIES_MAX: usize = 1000;
 pub const TREE_DEPTH_MAX: usize = 8;
 /// Bytes that one read takes from a pack at once.
 pub const EXTENT_BYTES_MAX: usize = MIB;
+
+// The HTTP server. What an operator may change is in `config`.
+
+/// Bytes of a request's line and headers together.
+pub const HEAD_BYTES_MAX: usize = 64 * KIB;
+/// Header lines of a request: what hyper parses without an allocation.
+pub const HEADERS_MAX: usize = 100;
+/// Bytes that one HTTP/1 connection reads ahead, or holds unsent.
+pub const CONNECTION_BUFFER_BYTES: usize = 256 * KIB;
+/// HTTP/2 connections; each may hold a window of bytes before its request is let in.
+pub const H2_CONNECTIONS_MAX: usize = 128;
+pub const H2_STREAMS_MAX: u32 = 64;
+pub const H2_STREAM_WINDOW_BYTES: u32 = 512 << 10;
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes of an error document.
+pub const ERROR_BODY_BYTES_MAX: usize = 64 * KIB;
+/// Connections over the limit that are told so; more are closed without a word.
+pub const TURNED_AWAY_MAX: usize = 64;
+/// Log lines waiting to be written; more are dropped and counted.
+pub const LOG_QUEUE_MAX: usize = 8192;
+/// Connections of the admin listener.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Threads for calls that block.
+pub const BLOCKING_THREADS_MAX: usize = 16;

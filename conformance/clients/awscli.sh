@@ -3,6 +3,10 @@ set -euo pipefail
 aws() { "$TOOLS/venv/bin/aws" --endpoint-url "$ENDPOINT" "$@"; }
 bucket=awscli-$SCHEME
 
+# Without this the CLI presigns with SigV2, which Cairn does not speak.
+export AWS_CONFIG_FILE=$WORK.config
+printf '[default]\ns3 =\n  signature_version = s3v4\n' >"$AWS_CONFIG_FILE"
+
 aws s3 mb "s3://$bucket"
 for file in "$FILES"/*; do
     name=$(basename "$file")

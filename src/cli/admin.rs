@@ -1,0 +1,74 @@
+//! `cairn admin`: asks the admin listener of a running gateway.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::admin::UsageReport;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer: the usage of some hundred thousand buckets.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("no gateway answers on {address}: {source}; is it running, and is this its --admin-listen?")]
+    Unreachable { address: SocketAddr, source: io::Error },
+    #[error("the gateway answered {status}: {body}")]
+    Refused { status: u16, body: String },
+    #[error("{address} does not speak like a Cairn gateway")]
+    Foreign { address: SocketAddr },
+}
+
+pub fn usage(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
+    let body = get(address, "/v1/usage")?;
+    if as_json {
+        return Ok(body);
+    }
+    let report: UsageReport = serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })?;
+    Ok(report.to_string())
+}
+
+pub fn health(address: SocketAddr) -> Result<String, AdminError> {
+    get(address, "/health/ready")
+}
+
+/// One HTTP/1.0 request, so that the answer ends where the connection does.
+fn get(address: SocketAddr, path: &str) -> Result<String, AdminError> {
+    let address = reachable(address);
+    let answer = exchange(address, path).map_err(|source| AdminError::Unreachable { address, source })?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(AdminError::Foreign { address })?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .ok_or(AdminError::Foreign { address })?;
+    if status == 200 {
+        Ok(body.to_owned())
+    } else {
+        Err(AdminError::Refused {
+            status,
+            body: body.trim().to_owned(),
+        })
+    }
+}
+
+fn exchange(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// An address that listens on every interface is asked on the loopback one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

@@ -1,0 +1,290 @@
+//! The one table of settings. The file's keys, the environment's variables, the flags, `cairn config` and the table in
+//! README.md are all made from it.
+
+/// What a setting's text must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    /// A file or directory.
+    Path,
+    /// `ADDRESS:PORT`.
+    Address,
+    /// Bytes with a unit.
+    Size {
+        min: u64,
+        max: u64,
+    },
+    /// A time with a unit, in milliseconds.
+    Duration {
+        min_ms: u64,
+        max_ms: u64,
+    },
+    Count {
+        min: u64,
+        max: u64,
+    },
+    Choice(&'static [&'static str]),
+    Switch,
+    /// Several values: an array in the file, separated by commas in the environment, the flag repeated.
+    List,
+    /// Like text, and never printed.
+    Secret,
+}
+
+/// One setting. An empty default means: not set.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its place in the file; a dot stands for a TOML table.
+    pub key: &'static str,
+    pub flag: Option<&'static str>,
+    pub default: &'static str,
+    pub kind: Kind,
+    pub meaning: &'static str,
+}
+
+impl Setting {
+    /// The variable that sets it: `CAIRN_` and the key in capitals.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.key.to_ascii_uppercase().replace('.', "_"))
+    }
+}
+
+pub const VARIABLE_PREFIX: &str = "CAIRN_";
+/// Names the configuration file; not a setting itself, since a file cannot name itself.
+pub const FILE_VARIABLE: &str = "CAIRN_CONFIG";
+
+const fn setting(key: &'static str, default: &'static str, kind: Kind, meaning: &'static str) -> Setting {
+    Setting {
+        key,
+        flag: None,
+        default,
+        kind,
+        meaning,
+    }
+}
+
+const fn flagged(
+    key: &'static str,
+    flag: &'static str,
+    default: &'static str,
+    kind: Kind,
+    meaning: &'static str,
+) -> Setting {
+    Setting {
+        key,
+        flag: Some(flag),
+        default,
+        kind,
+        meaning,
+    }
+}
+
+const SHORT: Kind = Kind::Duration {
+    min_ms: 100,
+    max_ms: 3_600_000,
+};
+const CONNECTIONS: Kind = Kind::Count { min: 1, max: 1_000_000 };
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+pub const SETTINGS: &[Setting] = &[
+    flagged(
+        "data",
+        "data",
+        "cairn-data",
+        Kind::Path,
+        "directory that holds everything; one process at a time",
+    ),
+    flagged(
+        "listen",
+        "listen",
+        "127.0.0.1:9000",
+        Kind::Address,
+        "address and port of the S3 API",
+    ),
+    flagged(
+        "admin_listen",
+        "admin-listen",
+        "127.0.0.1:9001",
+        Kind::Address,
+        "address and port of health, metrics and usage",
+    ),
+    setting(
+        "admin_exposed",
+        "false",
+        Kind::Switch,
+        "let the admin listener leave the loopback interface; it asks for no credentials",
+    ),
+    flagged(
+        "identities",
+        "identities",
+        "",
+        Kind::Path,
+        "TOML file of the identities besides root",
+    ),
+    flagged(
+        "domain",
+        "domain",
+        "",
+        Kind::List,
+        "base domains for virtual-host-style requests (`BUCKET.DOMAIN`)",
+    ),
+    setting(
+        "region",
+        "us-east-1",
+        Kind::Text,
+        "region that buckets are in by default",
+    ),
+    flagged(
+        "tls.cert",
+        "tls-cert",
+        "",
+        Kind::Path,
+        "PEM certificate chain; with `tls.key` turns HTTPS on; re-read when it changes and on SIGHUP",
+    ),
+    flagged("tls.key", "tls-key", "", Kind::Path, "PEM private key"),
+    setting(
+        "root.access_key",
+        "",
+        Kind::Text,
+        "replaces the generated root access key",
+    ),
+    setting(
+        "root.secret_key",
+        "",
+        Kind::Secret,
+        "replaces the generated root secret key",
+    ),
+    setting(
+        "log.format",
+        "text",
+        Kind::Choice(&["text", "json"]),
+        "form of log lines",
+    ),
+    setting(
+        "log.level",
+        "info",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        "least severe line that is logged",
+    ),
+    setting(
+        "log.access",
+        "errors",
+        Kind::Choice(&["off", "errors", "all"]),
+        "requests that are logged: none, those answered with 5xx, or all",
+    ),
+    setting(
+        "limits.connections",
+        "4096",
+        CONNECTIONS,
+        "open connections; more are answered 503 SlowDown",
+    ),
+    setting(
+        "limits.requests",
+        "512",
+        CONNECTIONS,
+        "requests being served at once; more wait in line",
+    ),
+    setting(
+        "limits.queue_wait",
+        "10s",
+        SHORT,
+        "time in line after which a request is answered 503 SlowDown",
+    ),
+    setting(
+        "limits.buffered_bodies",
+        "32MiB",
+        Kind::Size {
+            min: 16 * MIB,
+            max: 64 * GIB,
+        },
+        "bytes of XML bodies in memory at once",
+    ),
+    setting(
+        "limits.header_timeout",
+        "15s",
+        SHORT,
+        "time for a request's head, and for a TLS handshake",
+    ),
+    setting(
+        "limits.idle_timeout",
+        "90s",
+        SHORT,
+        "time that an idle connection is kept",
+    ),
+    setting(
+        "limits.body_timeout",
+        "30s",
+        SHORT,
+        "time without a byte of the request's body, or of the response taken",
+    ),
+    setting(
+        "limits.drain_timeout",
+        "30s",
+        SHORT,
+        "time that requests in flight get at SIGTERM",
+    ),
+    setting(
+        "storage.compression",
+        "balanced",
+        Kind::Choice(&["off", "fast", "balanced"]),
+        "how chunks are compressed: not at all, LZ4, or zstd",
+    ),
+    setting(
+        "storage.memtables",
+        "40MiB",
+        Kind::Size {
+            min: 8 * MIB,
+            max: 16 * GIB,
+        },
+        "memory for metadata not yet written to tables",
+    ),
+    setting(
+        "storage.block_cache",
+        "32MiB",
+        Kind::Size {
+            min: MIB,
+            max: 64 * GIB,
+        },
+        "memory for metadata blocks that were read",
+    ),
+    setting(
+        "storage.buffers",
+        "64MiB",
+        Kind::Size {
+            min: 16 * MIB,
+            max: 64 * GIB,
+        },
+        "memory for object bytes on their way, over all requests",
+    ),
+    setting(
+        "storage.collect_interval",
+        "10s",
+        SHORT,
+        "pause between two looks for space to give back",
+    ),
+];
+
+/// The table as README.md shows it.
+pub fn markdown() -> String {
+    let mut out = String::from("| key in the file | variable | flag | default | meaning |\n|---|---|---|---|---|\n");
+    for setting in SETTINGS {
+        let flag = setting.flag.map(|flag| format!("`--{flag}`")).unwrap_or_default();
+        let default = if setting.default.is_empty() {
+            String::new()
+        } else {
+            format!("`{}`", setting.default)
+        };
+        let meaning = match setting.kind {
+            Kind::Choice(choices) => format!("{} ({})", setting.meaning, choices.join(", ")),
+            _ => setting.meaning.to_owned(),
+        };
+        let row = format!(
+            "| `{}` | `{}` | {flag} | {default} | {meaning} |\n",
+            setting.key,
+            setting.variable()
+        );
+        out.push_str(&row);
+    }
+    out
+}

@@ -1,0 +1,88 @@
+//! The composition root: opens the stores, puts the wire in front of them, serves, and closes everything in order.
+
+use std::io;
+use std::sync::Arc;
+
+use prometheus::Registry;
+
+use crate::config::Config;
+use crate::limits::BLOCKING_THREADS_MAX;
+use crate::telemetry;
+
+mod body;
+mod front;
+mod io_watch;
+mod listener;
+mod lock;
+mod record;
+mod reply;
+mod root_key;
+mod service;
+mod state;
+mod stores;
+mod tls;
+mod welcome;
+
+pub use front::FrontError;
+pub use lock::LockError;
+pub use root_key::RootKeyError;
+pub use stores::StoresError;
+
+/// Why the gateway could not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("logging cannot be set up: {0}")]
+    Log(String),
+    #[error("cannot start threads: {0}")]
+    Threads(io::Error),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    RootKey(#[from] RootKeyError),
+    #[error(transparent)]
+    Stores(#[from] StoresError),
+    #[error(transparent)]
+    Front(#[from] FrontError),
+}
+
+/// Runs the gateway until a signal ends it.
+pub fn run(config: Config) -> Result<(), ServeError> {
+    let registry = Registry::new();
+    let log = telemetry::init(&config.log, &registry).map_err(|error| ServeError::Log(error.to_string()))?;
+    let outcome = start(config, registry);
+    if let Err(error) = &outcome {
+        tracing::error!(%error, "the gateway ended");
+    }
+    drop(log);
+    outcome
+}
+
+fn start(config: Config, registry: Registry) -> Result<(), ServeError> {
+    let lock = lock::DirectoryLock::take(&config.data)?;
+    let root = root_key::load_or_make(&config.data, config.root.clone())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("cairn-async")
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .map_err(ServeError::Threads)?;
+    let outcome = runtime.block_on(serve(&config, &root, registry));
+    drop(runtime);
+    // Last of all: nothing of this process touches the directory any more.
+    drop(lock);
+    outcome
+}
+
+async fn serve(config: &Config, root: &root_key::Root, registry: Registry) -> Result<(), ServeError> {
+    let sockets = front::Sockets::bind(config)?;
+    let stores = stores::Stores::open(config, &root.keys, &registry).await?;
+    let (s3, admin) = sockets.addresses().map_err(ServeError::Threads)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %config.data.display(), %s3, %admin, tls = config.tls.is_some(), "serving");
+    welcome::print(config, root, s3, admin);
+    let wire = stores.wire();
+    let backend = Arc::clone(&stores) as Arc<dyn crate::admin::Backend>;
+    let served = front::serve(config, sockets, wire, backend, registry).await;
+    stores.close().await;
+    tracing::info!("stopped");
+    Ok(served?)
+}

@@ -1,0 +1,253 @@
+//! The stores behind the wire: opened from the bottom up, closed from the top down.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use prometheus::{Gauge, IntGauge, Registry};
+
+use super::body::{BoxError, RequestBody};
+use super::service::Wire;
+use crate::admin::{Backend, BucketUsage, UsageReport};
+use crate::chunk::codec::Compression;
+use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectorHandle};
+use crate::clock::Clock;
+use crate::config::{CompressionChoice, Config, RootKeys};
+use crate::iam::{AccessKey, Identities, Secret};
+use crate::ids::IdSource;
+use crate::kv::rocks::{RocksKv, RocksOptions};
+use crate::kv::{Direction, Kv, Scan};
+use crate::limits::SCAN_ROWS_MAX;
+use crate::meta::bucket::Bucket;
+use crate::meta::key;
+use crate::object::{Objects, SweeperHandle};
+use crate::s3::{self, S3Options, S3Wire};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoresError {
+    #[error(transparent)]
+    Identities(#[from] crate::iam::IdentitiesError),
+    #[error("the metadata store cannot be opened: {0}")]
+    Kv(#[from] crate::kv::rocks::OpenError),
+    #[error("the chunk store cannot be opened: {0}")]
+    Chunks(#[from] crate::chunk::OpenError),
+    #[error("the metadata store cannot be used: {0}")]
+    Objects(#[from] crate::object::StoreError),
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// The data that a scrape brings up to date.
+struct UsageMetrics {
+    logical: IntGauge,
+    unique: IntGauge,
+    stored: IntGauge,
+    packs: IntGauge,
+    dedup_ratio: Gauge,
+    compression_ratio: Gauge,
+}
+
+impl UsageMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let bytes = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let ratio = |name: &str, help: &str| -> Result<Gauge, prometheus::Error> {
+            let gauge = Gauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        Ok(Self {
+            logical: bytes("cairn_store_logical_bytes", "Bytes as users count them.")?,
+            unique: bytes(
+                "cairn_store_unique_bytes",
+                "Bytes of distinct chunks, before compression.",
+            )?,
+            stored: bytes(
+                "cairn_store_stored_bytes",
+                "Bytes of distinct chunks as they are stored.",
+            )?,
+            packs: bytes("cairn_store_pack_bytes", "Bytes of the pack files.")?,
+            dedup_ratio: ratio("cairn_store_dedup_ratio", "Logical bytes for each unique byte.")?,
+            compression_ratio: ratio("cairn_store_compression_ratio", "Unique bytes for each stored byte.")?,
+        })
+    }
+
+    fn set(&self, logical: u64, unique: u64, stored: u64, packs: u64) {
+        let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.logical.set(whole(logical));
+        self.unique.set(whole(unique));
+        self.stored.set(whole(stored));
+        self.packs.set(whole(packs));
+        self.dedup_ratio.set(logical as f64 / unique.max(1) as f64);
+        self.compression_ratio.set(unique as f64 / stored.max(1) as f64);
+    }
+}
+
+pub struct Stores {
+    kv: Arc<RocksKv>,
+    chunks: Arc<ChunkStore>,
+    objects: Arc<Objects>,
+    wire: S3Wire,
+    background: tokio::sync::Mutex<Option<(CollectorHandle, SweeperHandle)>>,
+    usage: UsageMetrics,
+}
+
+impl Stores {
+    /// Opens everything in the data directory, whose lock the caller holds.
+    pub async fn open(config: &Config, root: &RootKeys, registry: &Registry) -> Result<Arc<Self>, StoresError> {
+        let root = AccessKey {
+            access: root.access_key.clone(),
+            secret: Secret::new(root.secret_key.as_str()),
+        };
+        let identities = match &config.identities {
+            Some(path) => Identities::load(path, root)?,
+            None => Identities::root_only(root)?,
+        };
+        let clock = Clock::system();
+        let ids = Arc::new(IdSource::new(clock.clone()));
+        let kv = Arc::new(RocksKv::open(rocks_options(config), registry).await?);
+        let shared = Arc::clone(&kv) as Arc<dyn Kv>;
+        let options = chunk_options(config);
+        let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
+        let objects = Objects::new(shared, Arc::clone(&chunks), clock, ids);
+        let secret = objects.store_secret().await?;
+        let options = S3Options {
+            region: config.region.clone(),
+            domains: config.domains.clone(),
+        };
+        let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
+        let background = (chunks.start_collector(), objects.start_sweeper(config.storage.collect_interval));
+        let background = tokio::sync::Mutex::new(Some(background));
+        Ok(Arc::new(Self {
+            kv,
+            chunks,
+            objects,
+            wire,
+            background,
+            usage: UsageMetrics::new(registry)?,
+        }))
+    }
+
+    pub fn wire(&self) -> S3Wire {
+        self.wire.clone()
+    }
+
+    /// Ends background work, then the metadata store that it writes to. Packs need no end: what is acknowledged is synced,
+    /// and the next start seals what is open.
+    pub async fn close(&self) {
+        if let Some((collector, sweeper)) = self.background.lock().await.take() {
+            sweeper.stop().await;
+            collector.stop().await;
+        }
+        self.kv.shutdown().await;
+    }
+
+    async fn bucket_usage(&self) -> Result<Vec<BucketUsage>, BoxError> {
+        let range = key::table(key::Table::Bucket);
+        let skip = key::bucket("").len();
+        let mut start = Bound::Included(range.start);
+        let mut report = Vec::new();
+        loop {
+            let scan = Scan {
+                start,
+                end: Bound::Excluded(range.end.clone()),
+                limit: SCAN_ROWS_MAX,
+                direction: Direction::Forward,
+                fold: None,
+            };
+            let rows = self.kv.scan(scan).await?;
+            let Some(last) = rows.last().map(|row| row.key.clone()) else {
+                return Ok(report);
+            };
+            for row in rows {
+                let name = row
+                    .key
+                    .get(skip..)
+                    .map(String::from_utf8_lossy)
+                    .unwrap_or_default()
+                    .into_owned();
+                let bucket = Bucket::decode(&name, row.value.bytes, row.value.version)?;
+                let usage = self.objects.counters(&bucket).await?;
+                report.push(BucketUsage {
+                    name,
+                    owner: bucket.owner,
+                    objects: usage.objects.max(0).unsigned_abs(),
+                    bytes: usage.bytes.max(0).unsigned_abs(),
+                    upload_bytes: usage.upload_bytes.max(0).unsigned_abs(),
+                });
+            }
+            start = Bound::Excluded(last);
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Stores {
+    fn health(&self) -> Result<(), String> {
+        self.kv.health()
+    }
+
+    async fn usage(&self) -> Result<UsageReport, String> {
+        let buckets = self.bucket_usage().await.map_err(|error| error.to_string())?;
+        let usage = self.chunks.usage().await.map_err(|error| error.to_string())?;
+        Ok(UsageReport {
+            logical_bytes: buckets.iter().map(|bucket| bucket.bytes + bucket.upload_bytes).sum(),
+            unique_bytes: usage.unique_bytes,
+            stored_bytes: usage.stored_bytes,
+            pack_bytes: usage.pack_bytes,
+            buckets,
+        })
+    }
+
+    async fn refresh_metrics(&self) {
+        match self.chunks.usage().await {
+            Ok(usage) => {
+                self.usage.set(
+                    usage.logical_bytes,
+                    usage.unique_bytes,
+                    usage.stored_bytes,
+                    usage.pack_bytes,
+                );
+            }
+            Err(error) => tracing::warn!(%error, "the usage metrics could not be brought up to date"),
+        }
+    }
+}
+
+impl Wire for S3Wire {
+    type Body = s3::Body;
+
+    async fn without_body(self, request: Request<Incoming>) -> Result<Response<s3::Body>, BoxError> {
+        Ok(self.call(request.map(s3::Body::from)).await?)
+    }
+
+    async fn with_body(self, request: Request<RequestBody>) -> Result<Response<s3::Body>, BoxError> {
+        Ok(self.call(request.map(s3::Body::http_body)).await?)
+    }
+}
+
+fn rocks_options(config: &Config) -> RocksOptions {
+    RocksOptions {
+        dir: config.data.clone(),
+        memtable_bytes: config.storage.memtable_bytes,
+        block_cache_bytes: config.storage.block_cache_bytes,
+        ..RocksOptions::default()
+    }
+}
+
+fn chunk_options(config: &Config) -> ChunkStoreOptions {
+    let mut options = ChunkStoreOptions::new(config.data.join("packs"));
+    options.pool_bytes = config.storage.buffer_bytes;
+    options.collect.interval = config.storage.collect_interval;
+    options.compression = match config.storage.compression {
+        CompressionChoice::Off => Compression::Off,
+        CompressionChoice::Fast => Compression::Fast,
+        CompressionChoice::Balanced => Compression::default(),
+    };
+    options
+}

@@ -1,0 +1,8 @@
+//! The running program under signals, limits, bad clients and changing certificates.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod clients;
+mod lifecycle;
+mod support;
+mod tls;
