@@ -46,7 +46,10 @@ impl Objects {
             self.delete_row(&mut mutation, &mut change, &row, &value, conditions)?;
             change.apply(&mut mutation, bucket);
             match self.kv.commit(mutation).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.chunks.released();
+                    return Ok(());
+                }
                 Err(CommitError::Conflict { .. }) => {
                     if lock.is_none() {
                         lock = self.keys.lock(&row).await;
@@ -129,7 +132,10 @@ impl Objects {
         }
         change.apply(&mut mutation, bucket);
         match self.kv.commit(mutation).await {
-            Ok(_) => Some(results),
+            Ok(_) => {
+                self.chunks.released();
+                Some(results)
+            }
             Err(CommitError::Unknown(why)) => {
                 let outcome = |(result, row): (Result<(), DeleteError>, &Bytes)| match result {
                     Ok(()) if deleted.contains(row) => Err(StoreError::Unknown(why.clone()).into()),

@@ -12,6 +12,7 @@ mod bucket;
 mod checksum;
 mod conditions;
 mod copy;
+mod crc_combine;
 mod delete;
 mod error;
 mod get;

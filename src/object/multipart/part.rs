@@ -11,8 +11,8 @@ use crate::meta::upload::PartRecord;
 use crate::object::attributes::part_checksum;
 use crate::object::checksum;
 use crate::object::multipart::FoundUpload;
-use crate::object::place::{STRIPE, settle};
-use crate::object::receive::{Incoming, ReceivedPayload, hint_of};
+use crate::object::place::{Arrived, STRIPE, settle};
+use crate::object::receive::{Incoming, hint_of};
 use crate::object::requests::UploadPart;
 use crate::object::types::{ChecksumAlgorithm, ETag, ObjectKey, PartInfo};
 use crate::object::{Objects, StoreError, UploadPartError, headers};
@@ -83,9 +83,9 @@ impl Objects {
         };
         let received = self.receive(bucket, incoming).await?;
         let data = match received.payload {
-            ReceivedPayload::Data(data) => Some(data),
+            Arrived::Data(data) => Some(data),
             // Only a part of zero bytes stays in memory.
-            ReceivedPayload::Inline(_) => None,
+            Arrived::Inline(_) => None,
         };
         let (algorithm, _, value) = checksum::to_record(&received.checksum);
         let record = PartRecord {

@@ -124,7 +124,10 @@ impl Objects {
             mutation.delete(row.clone());
         }
         match self.kv.commit(mutation).await {
-            Ok(_) => Ok(!done),
+            Ok(_) => {
+                self.chunks.released();
+                Ok(!done)
+            }
             // Somebody else changed what was read: the next tick reads it again.
             Err(CommitError::Conflict { .. }) => Ok(true),
             Err(error) => Err(error.into()),
