@@ -437,7 +437,7 @@ async fn ten_thousand_parts_complete_quickly() {
     let took = begun.elapsed();
     println!("10,000 parts completed in {took:?}");
     assert_eq!((written.etag.parts, written.size), (10_000, 10_000 * PART as u64));
-    assert!(took.as_secs() < 10, "{took:?}");
+    assert!(took.as_secs() < 2, "{took:?}");
     let part = GetRequest {
         part_number: Some(9_999),
         ..Default::default()
