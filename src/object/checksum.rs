@@ -6,6 +6,7 @@ use crc_fast::CrcAlgorithm;
 use sha1::Digest;
 
 use crate::object::ReceiveError;
+use crate::object::crc_combine::{self, Reflected};
 use crate::object::types::{Checksum, ChecksumAlgorithm, ChecksumKind, ExpectedChecksum};
 
 impl ChecksumKind {
@@ -27,6 +28,15 @@ fn crc(algorithm: ChecksumAlgorithm) -> Option<CrcAlgorithm> {
         ChecksumAlgorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
         ChecksumAlgorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
         ChecksumAlgorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
+        ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => None,
+    }
+}
+
+fn reflected(algorithm: ChecksumAlgorithm) -> Option<Reflected> {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => Some(crc_combine::CRC32),
+        ChecksumAlgorithm::Crc32c => Some(crc_combine::CRC32C),
+        ChecksumAlgorithm::Crc64Nvme => Some(crc_combine::CRC64NVME),
         ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => None,
     }
 }
@@ -135,12 +145,10 @@ pub fn of_parts<'a>(
     kind: ChecksumKind,
     parts: impl Iterator<Item = (&'a [u8], u64)>,
 ) -> Vec<u8> {
-    match (kind, crc(algorithm)) {
+    match (kind, reflected(algorithm)) {
         (ChecksumKind::FullObject, Some(crc)) => {
-            let combine = |whole: u64, (value, size): (&[u8], u64)| {
-                crc_fast::checksum_combine(crc, whole, crc_number(value), size)
-            };
-            crc_value(parts.fold(crc_fast::checksum(crc, &[]), combine), algorithm.width())
+            let pieces = parts.map(|(value, size)| (crc_number(value), size));
+            crc_value(crc.combine(pieces), algorithm.width())
         }
         _ => {
             let mut hasher = Hasher::new(algorithm);
