@@ -128,7 +128,10 @@ impl ChunkStore {
             Need::Held(data) => {
                 let garbage = self.kv.get(&key::garbage(data)).await?.is_some();
                 let refs = key::data_refs(data);
-                (garbage || !page(&*self.kv, refs.clone(), 1).await?.is_empty(), refs.start)
+                (
+                    garbage || !page(&*self.kv, refs.clone(), 1).await?.is_empty(),
+                    refs.start,
+                )
             }
             Need::Child { child, data } => {
                 let owner = index::data(&*self.kv, data).await?;

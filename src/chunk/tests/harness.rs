@@ -96,7 +96,7 @@ impl Fixture {
     /// Opens the store again, as a new process would.
     pub async fn restart(self) -> Self {
         let Self { dir, kv, store, domain } = self;
-let mut left = store;
+        let mut left = store;
         // Blocking work of a cancelled upload may hold the store a little longer.
         let left = loop {
             match Arc::try_unwrap(left) {
