@@ -58,16 +58,16 @@ pub struct Hasher {
 
 enum State {
     Crc(crc_fast::Digest),
-    Sha1(Box<sha1::Sha1>),
-    Sha256(Box<sha2::Sha256>),
+    Sha1(sha1::Sha1),
+    Sha256(sha2::Sha256),
 }
 
 impl Hasher {
     pub fn new(algorithm: ChecksumAlgorithm) -> Self {
         let state = match (crc(algorithm), algorithm) {
             (Some(crc), _) => State::Crc(crc_fast::Digest::new(crc)),
-            (None, ChecksumAlgorithm::Sha1) => State::Sha1(Box::default()),
-            (None, _) => State::Sha256(Box::default()),
+            (None, ChecksumAlgorithm::Sha1) => State::Sha1(sha1::Sha1::default()),
+            (None, _) => State::Sha256(sha2::Sha256::default()),
         };
         Self { algorithm, state }
     }
