@@ -49,6 +49,8 @@ pub struct Objects {
     boot: [u8; 16],
     keys: locks::KeyLocks,
     completing: multipart::Completing,
+    /// Held by a tick of the sweeper, and by a recount.
+    sweeping: tokio::sync::Mutex<()>,
 }
 
 impl Objects {
@@ -63,6 +65,7 @@ impl Objects {
             boot,
             keys,
             completing,
+            sweeping: tokio::sync::Mutex::default(),
         })
     }
 }
