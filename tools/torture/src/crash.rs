@@ -1,6 +1,7 @@
 //! Power cuts: a recorded run, then many images of the disk as it may have been left, each started and read.
 
 use crate::Result;
+use crate::client::Access;
 use crate::disk::Disk;
 use crate::history::{Clock, History, Mark};
 use crate::image;
@@ -46,6 +47,8 @@ pub struct CrashOptions {
 struct Recorded {
     trace: Trace,
     histories: Vec<History>,
+    /// With the root key pair that the gateway made.
+    access: Access,
     /// When the bucket's creation was acknowledged.
     bucket: Mark,
 }
@@ -134,7 +137,8 @@ async fn record(options: &CrashOptions, work: &Path, seed: u64) -> Result<Record
         duration,
     };
     let server = Server::start(&options.launch, &data, Some(&recording)).await?;
-    create_bucket(&server.access).await?;
+    let access = server.access.clone();
+    create_bucket(&access).await?;
     let bucket = clock.now();
     let (histories, _, server) = round(1).run(server, vec![History::default(); WRITERS], false).await?;
     if let Some(server) = server {
@@ -149,6 +153,7 @@ async fn record(options: &CrashOptions, work: &Path, seed: u64) -> Result<Record
     Ok(Recorded {
         trace: Trace::read(&recording.log)?,
         histories,
+        access,
         bucket,
     })
 }
@@ -272,7 +277,11 @@ async fn look(
 async fn look_at(launch: &Launch, recorded: &Recorded, job: &Job) -> Result<()> {
     let server = Server::start(launch, &job.directory, None).await?;
     if job.at >= recorded.bucket {
-        verify(&server.access, &recorded.histories, job.at).await?;
+        let access = Access {
+            address: server.access.address,
+            ..recorded.access.clone()
+        };
+        verify(&access, &recorded.histories, job.at).await?;
         if !launch.no_recount {
             server.recount().await?;
         }
@@ -282,18 +291,33 @@ async fn look_at(launch: &Launch, recorded: &Recorded, job: &Job) -> Result<()> 
 
 /// The syncs that an acknowledged object rests upon, as rules for the recorder.
 pub const SYNCS: &[(&str, &str)] = &[
-    ("commit log: data", "data:log/*"),
-    ("commit log: names", "dir:log"),
-    ("packs: data", "data:packs/*.pack"),
-    ("packs: names in each folder", "dir:packs/*"),
-    ("packs: names of the folders", "dir:packs"),
-    ("data directory: names", "dir:."),
-    ("RocksDB: tables", "data:db/*.sst"),
-    ("RocksDB: blob files", "data:db/*.blob"),
-    ("RocksDB: manifest", "data:db/MANIFEST*"),
-    ("RocksDB: CURRENT", "data:db/*.dbtmp"),
-    ("RocksDB: names", "dir:db"),
+    ("commit log: data", "data:*/log/*.log"),
+    ("commit log: a new file before it is named", "data:*/log/*.spare"),
+    ("commit log: names", "dir:*/log"),
+    ("packs: data", "data:*/packs/*.pack"),
+    ("packs: names in each folder", "dir:*/packs/*"),
+    ("packs: names of the folders", "dir:*/packs"),
+    ("data directory: names", "dir:made/store"),
+    ("data directory: its own name", "dir:made"),
+    ("data directory: the name above it", "dir:."),
+    ("root key: data", "data:*/root-key.new"),
+    ("RocksDB: tables", "data:*/db/*.sst"),
+    ("RocksDB: blob files", "data:*/db/*.blob"),
+    ("RocksDB: manifest", "data:*/db/MANIFEST*"),
+    ("RocksDB: CURRENT", "data:*/db/*.dbtmp"),
+    ("RocksDB: names", "dir:*/db"),
 ];
+
+/// The first complaint; of a gateway that ended, what it said last.
+fn told(failure: &str) -> String {
+    let first = failure.lines().nth(1).unwrap_or_default();
+    let line = if first.ends_with("its output ends:") {
+        failure.lines().last().unwrap_or_default()
+    } else {
+        first
+    };
+    line.chars().take(200).collect()
+}
 
 /// Leaves out one kind of sync after the other; each must make the crash test fail.
 pub async fn sabotage(options: &CrashOptions) -> Result<()> {
@@ -311,7 +335,7 @@ pub async fn sabotage(options: &CrashOptions) -> Result<()> {
         let _ = std::fs::remove_dir_all(&options.work);
         let verdict = match (&report.failure, report.dropped_syncs) {
             (_, 0) => "NEVER HAPPENED: no such sync in the run".to_owned(),
-            (Some(text), _) => format!("noticed: {}", text.lines().nth(1).unwrap_or_default()),
+            (Some(text), _) => format!("noticed: {}", told(text)),
             (None, _) => format!("NOT NOTICED in {} images", report.images),
         };
         if !verdict.starts_with("noticed") {
