@@ -55,9 +55,8 @@ impl Recount {
 enum Need {
     Key(Bytes),
     Any(Range<Bytes>),
-    /// A reference to data that nobody owns, or the garbage row by which it is taken back, which comes with the end of
-    /// the last reference.
-    Holder(DataId),
+    /// A reference to data whose owner is gone, or the garbage row that says that the last one has just gone.
+    Held(DataId),
     /// The reference of `child` to its tree's data; not while that is unwound, since a child's reference goes with the
     /// first of the entries that share it.
     Child {
@@ -126,16 +125,19 @@ impl ChunkStore {
     async fn check(&self, row: &Row, need: Need, recount: &mut Recount) -> Result<(), MetaError> {
         let (there, needs) = match need {
             Need::Key(key) => (self.kv.get(&key).await?.is_some(), key),
+            Need::Held(data) => {
+                let garbage = self.kv.get(&key::garbage(data)).await?.is_some();
+                let refs = key::data_refs(data);
+                (
+                    garbage || !page(&*self.kv, refs.clone(), 1).await?.is_empty(),
+                    refs.start,
+                )
+            }
             Need::Child { child, data } => {
                 let owner = index::data(&*self.kv, data).await?;
                 let unwinding = owner.is_some_and(|known| known.row.state == DataState::Unwinding);
                 let key = key::data_ref(child, data);
                 (unwinding || self.kv.get(&key).await?.is_some(), key)
-            }
-            Need::Holder(data) => {
-                let held = !page(&*self.kv, key::data_refs(data), 1).await?.is_empty();
-                let key = key::garbage(data);
-                (held || self.kv.get(&key).await?.is_some(), key)
             }
             Need::Any(range) => (!page(&*self.kv, range.clone(), 1).await?.is_empty(), range.start),
         };
@@ -234,7 +236,7 @@ fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, Me
             let id = short(1);
             let mut needs = match data.state {
                 DataState::Live => vec![],
-                DataState::Released => vec![Need::Holder(id)],
+                DataState::Released => vec![Need::Held(id)],
                 DataState::Building | DataState::Unwinding => vec![Need::Key(key::garbage(id))],
             };
             if data.is_whole() && data.size > 0 {

@@ -37,6 +37,16 @@ impl KeyLocks {
         }
     }
 
+    /// For a caller that tries without a lock first: `None` while nobody holds the stripe of `key`, else queues for
+    /// it. So a holder loses at most to the callers that were already on their way.
+    pub async fn lock_if_held(&self, key: &[u8]) -> Option<MutexGuard<'_, ()>> {
+        let stripe = self.stripes.get(self.hasher.hash_one(key) as usize % STRIPES)?;
+        match stripe.try_lock() {
+            Ok(_) => None,
+            Err(_) => Some(stripe.lock().await),
+        }
+    }
+
     /// Waits for the stripe of `key`. Two at once may be one stripe: never hold more than one.
     pub async fn lock(&self, key: &[u8]) -> Option<MutexGuard<'_, ()>> {
         let stripe = self.hasher.hash_one(key) as usize % STRIPES;

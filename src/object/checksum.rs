@@ -6,6 +6,7 @@ use crc_fast::CrcAlgorithm;
 use sha1::Digest;
 
 use crate::object::ReceiveError;
+use crate::object::crc_combine::{self, Reflected};
 use crate::object::types::{Checksum, ChecksumAlgorithm, ChecksumKind, ExpectedChecksum};
 
 impl ChecksumKind {
@@ -31,6 +32,15 @@ fn crc(algorithm: ChecksumAlgorithm) -> Option<CrcAlgorithm> {
     }
 }
 
+fn reflected(algorithm: ChecksumAlgorithm) -> Option<Reflected> {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => Some(crc_combine::CRC32),
+        ChecksumAlgorithm::Crc32c => Some(crc_combine::CRC32C),
+        ChecksumAlgorithm::Crc64Nvme => Some(crc_combine::CRC64NVME),
+        ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => None,
+    }
+}
+
 /// The low `width` bytes of a CRC, big-endian.
 fn crc_value(crc: u64, width: usize) -> Vec<u8> {
     crc.to_be_bytes().into_iter().skip(8 - width).collect()
@@ -48,16 +58,16 @@ pub struct Hasher {
 
 enum State {
     Crc(crc_fast::Digest),
-    Sha1(Box<sha1::Sha1>),
-    Sha256(Box<sha2::Sha256>),
+    Sha1(sha1::Sha1),
+    Sha256(sha2::Sha256),
 }
 
 impl Hasher {
     pub fn new(algorithm: ChecksumAlgorithm) -> Self {
         let state = match (crc(algorithm), algorithm) {
             (Some(crc), _) => State::Crc(crc_fast::Digest::new(crc)),
-            (None, ChecksumAlgorithm::Sha1) => State::Sha1(Box::default()),
-            (None, _) => State::Sha256(Box::default()),
+            (None, ChecksumAlgorithm::Sha1) => State::Sha1(sha1::Sha1::default()),
+            (None, _) => State::Sha256(sha2::Sha256::default()),
         };
         Self { algorithm, state }
     }
@@ -135,12 +145,10 @@ pub fn of_parts<'a>(
     kind: ChecksumKind,
     parts: impl Iterator<Item = (&'a [u8], u64)>,
 ) -> Vec<u8> {
-    match (kind, crc(algorithm)) {
+    match (kind, reflected(algorithm)) {
         (ChecksumKind::FullObject, Some(crc)) => {
-            let combine = |whole: u64, (value, size): (&[u8], u64)| {
-                crc_fast::checksum_combine(crc, whole, crc_number(value), size)
-            };
-            crc_value(parts.fold(crc_fast::checksum(crc, &[]), combine), algorithm.width())
+            let pieces = parts.map(|(value, size)| (crc_number(value), size));
+            crc_value(crc.combine(pieces), algorithm.width())
         }
         _ => {
             let mut hasher = Hasher::new(algorithm);

@@ -14,7 +14,7 @@ use crate::meta::object::{ObjectRecord, Payload};
 use crate::object::checksum::Hasher;
 use crate::object::conditions::check_source;
 use crate::object::get::Found;
-use crate::object::place::{Content, Placement, object_owner, recorded_class, settle};
+use crate::object::place::{Arrived, object_owner, recorded_class};
 use crate::object::receive::write;
 use crate::object::requests::{CopyRequest, Written};
 use crate::object::types::{Checksum, ChecksumAlgorithm, ChecksumKind, ETag, ObjectKey};
@@ -24,13 +24,8 @@ use crate::object::{CopyError, Objects, PlaceError, StoreError, checksum, header
 const SOURCE_TRIES_MAX: u32 = 4;
 
 /// The copied bytes, and what was learned of them if they were read.
-enum Copied {
-    Inline(Bytes),
-    Data(StoredData),
-}
-
 struct CopiedContent {
-    copied: Copied,
+    copied: Arrived,
     /// Of bytes that passed through: the plain MD5.
     md5: Option<[u8; 16]>,
     checksum: Option<Checksum>,
@@ -89,7 +84,7 @@ impl Objects {
         let checksum = content
             .checksum
             .or_else(|| checksum::from_record(source.checksum.as_ref()));
-        let mut record = ObjectRecord {
+        let record = ObjectRecord {
             size: source.size,
             modified: self.clock.now(),
             md5: content.md5.unwrap_or(source.md5),
@@ -110,46 +105,8 @@ impl Objects {
             size: record.size,
             last_modified: record.modified,
         };
-        let (key, conditions) = (&request.key, &request.conditions);
-        match content.copied {
-            Copied::Inline(bytes) => {
-                let content = if bytes.is_empty() {
-                    Content::None
-                } else {
-                    Content::Body(bytes)
-                };
-                record.payload = content.payload();
-                self.place(Placement {
-                    bucket,
-                    key,
-                    record,
-                    content,
-                    conditions,
-                    extra: None,
-                })
-                .await?;
-            }
-            Copied::Data(data) => {
-                (record.payload, record.data) = (Payload::Data, data.id);
-                let content = Content::Data(&data);
-                let outcome = self
-                    .place(Placement {
-                        bucket,
-                        key,
-                        record,
-                        content,
-                        conditions,
-                        extra: None,
-                    })
-                    .await;
-                settle(
-                    data,
-                    outcome.as_ref().err().and_then(PlaceError::store),
-                    outcome.is_ok(),
-                );
-                outcome?;
-            }
-        }
+        self.place_arrived(bucket, &request.key, record, content.copied, &request.conditions)
+            .await?;
         Ok(written)
     }
 
@@ -177,7 +134,7 @@ impl Objects {
                     full_object(algorithm, hasher)
                 });
                 Ok(CopiedContent {
-                    copied: Copied::Inline(bytes),
+                    copied: Arrived::Inline(bytes),
                     md5: None,
                     checksum,
                 })
@@ -196,7 +153,7 @@ impl Objects {
                 };
                 let data = self.chunks.compose(bucket.domain, &[piece]).await?;
                 Ok(CopiedContent {
-                    copied: Copied::Data(data),
+                    copied: Arrived::Data(data),
                     md5: None,
                     checksum,
                 })
@@ -206,7 +163,7 @@ impl Objects {
                 let data = self.rechunk(source, 0..source.size, bucket, &mut hasher).await?;
                 let (md5, checksum) = (Some(data.md5), Some(full_object(algorithm, hasher)));
                 Ok(CopiedContent {
-                    copied: Copied::Data(data),
+                    copied: Arrived::Data(data),
                     md5,
                     checksum,
                 })

@@ -36,7 +36,7 @@ impl Objects {
         conditions: &WriteConditions,
     ) -> Result<(), DeleteError> {
         let row = key::object(bucket.id, key.as_str());
-        let mut lock = self.keys.queue(&row).await;
+        let mut lock = self.keys.lock_if_held(&row).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             let Some(value) = self.kv.get(&row).await.map_err(StoreError::from)? else {
                 return Ok(());
@@ -46,10 +46,13 @@ impl Objects {
             self.delete_row(&mut mutation, &mut change, &row, &value, conditions)?;
             change.apply(&mut mutation, bucket);
             match self.kv.commit(mutation).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.chunks.released();
+                    return Ok(());
+                }
                 Err(CommitError::Conflict { .. }) => {
                     if lock.is_none() {
-                        lock = self.keys.take(&row).await;
+                        lock = self.keys.lock(&row).await;
                     }
                 }
                 Err(error) => return Err(StoreError::from(error).into()),
@@ -129,7 +132,10 @@ impl Objects {
         }
         change.apply(&mut mutation, bucket);
         match self.kv.commit(mutation).await {
-            Ok(_) => Some(results),
+            Ok(_) => {
+                self.chunks.released();
+                Some(results)
+            }
             Err(CommitError::Unknown(why)) => {
                 let outcome = |(result, row): (Result<(), DeleteError>, &Bytes)| match result {
                     Ok(()) if deleted.contains(row) => Err(StoreError::Unknown(why.clone()).into()),

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use crate::chunk::ChunkStore;
 use crate::clock::Clock;
 use crate::ids::IdSource;
-use crate::kv::Kv;
+use crate::kv::{KeyLocks, Kv};
 
 mod attributes;
 mod bucket;
 mod checksum;
 mod conditions;
 mod copy;
+mod crc_combine;
 mod delete;
 mod error;
 mod get;
 mod headers;
 mod list;
-mod locks;
 mod multipart;
 mod place;
 mod put;
@@ -25,6 +25,9 @@ mod receive;
 mod requests;
 pub mod types;
 mod usage;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{
     CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError, GetError, PlaceError,
@@ -47,7 +50,7 @@ pub struct Objects {
     ids: Arc<IdSource>,
     /// This process, in the uploads that it completes.
     boot: [u8; 16],
-    keys: locks::KeyLocks,
+    keys: KeyLocks,
     completing: multipart::Completing,
     /// Held by a tick of the sweeper, and by a recount.
     sweeping: tokio::sync::Mutex<()>,
@@ -56,7 +59,7 @@ pub struct Objects {
 impl Objects {
     pub fn new(kv: Arc<dyn Kv>, chunks: Arc<ChunkStore>, clock: Clock, ids: Arc<IdSource>) -> Arc<Self> {
         let boot = ids.next();
-        let (keys, completing) = (locks::KeyLocks::new(), multipart::Completing::default());
+        let (keys, completing) = (KeyLocks::new(), multipart::Completing::default());
         Arc::new(Self {
             kv,
             chunks,

@@ -37,6 +37,13 @@ impl Content<'_> {
     }
 }
 
+/// Bytes that were taken in or copied, before they belong to an object.
+pub(super) enum Arrived {
+    /// At most [`limits::BODY_BYTES_MAX`].
+    Inline(Bytes),
+    Data(StoredData),
+}
+
 pub(super) struct Placement<'a> {
     pub bucket: &'a Bucket,
     pub key: &'a ObjectKey,
@@ -92,12 +99,63 @@ impl PlaceError {
 }
 
 impl Objects {
+    /// Makes an object of what arrived. Sets where the payload is in `record`.
+    pub(super) async fn place_arrived(
+        &self,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        mut record: ObjectRecord,
+        arrived: Arrived,
+        conditions: &WriteConditions,
+    ) -> Result<(), PlaceError> {
+        let extra = None;
+        match arrived {
+            Arrived::Inline(bytes) => {
+                let content = if bytes.is_empty() {
+                    Content::None
+                } else {
+                    Content::Body(bytes)
+                };
+                record.payload = content.payload();
+                self.place(Placement {
+                    bucket,
+                    key,
+                    record,
+                    content,
+                    conditions,
+                    extra,
+                })
+                .await
+            }
+            Arrived::Data(data) => {
+                (record.payload, record.data) = (Payload::Data, data.id);
+                let content = Content::Data(&data);
+                let outcome = self
+                    .place(Placement {
+                        bucket,
+                        key,
+                        record,
+                        content,
+                        conditions,
+                        extra,
+                    })
+                    .await;
+                settle(
+                    data,
+                    outcome.as_ref().err().and_then(PlaceError::store),
+                    outcome.is_ok(),
+                );
+                outcome
+            }
+        }
+    }
+
     /// Makes `record` the current version of the key and frees what it replaces, in one commit. Of concurrent writers
     /// the last one to commit wins; conditions are decided on the row that the commit guards.
     pub(super) async fn place(&self, placement: Placement<'_>) -> Result<(), PlaceError> {
         let row = key::object(placement.bucket.id, placement.key.as_str());
         let (record, aux) = placement.record.encode();
-        let mut lock = self.keys.queue(&row).await;
+        let mut lock = self.keys.lock_if_held(&row).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             let current = self.kv.get(&row).await.map_err(StoreError::from)?;
             let replaced = current
@@ -131,11 +189,14 @@ impl Objects {
             }
             change.apply(&mut mutation, placement.bucket);
             match self.kv.commit(mutation).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.wake_collector(replaced.as_ref());
+                    return Ok(());
+                }
                 Err(CommitError::Conflict { guard: GUARD_BUCKET }) => return Err(PlaceError::NoSuchBucket),
                 Err(CommitError::Conflict { guard: GUARD_OBJECT }) => {
                     if lock.is_none() {
-                        lock = self.keys.take(&row).await;
+                        lock = self.keys.lock(&row).await;
                     }
                 }
                 Err(CommitError::Conflict { .. }) => return Err(PlaceError::Conflict),
@@ -143,6 +204,13 @@ impl Objects {
             }
         }
         Err(PlaceError::Conflict)
+    }
+
+    /// Tells the collector that there is work, after a commit that released data.
+    pub(super) fn wake_collector(&self, freed: Option<&ObjectHead>) {
+        if freed.is_some_and(|head| head.payload == Payload::Data) {
+            self.chunks.released();
+        }
     }
 
     /// Frees what the object row `value` refers to, in the commit that replaces or deletes the row.

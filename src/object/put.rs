@@ -3,8 +3,8 @@
 use crate::iam::Grant;
 use crate::limits;
 use crate::meta::object::{ObjectRecord, Payload};
-use crate::object::place::{Content, Placement, object_owner, recorded_class, settle};
-use crate::object::receive::{Incoming, ReceivedPayload, hint_of};
+use crate::object::place::{object_owner, recorded_class};
+use crate::object::receive::{Incoming, hint_of};
 use crate::object::requests::{PutRequest, Written};
 use crate::object::types::{ChecksumAlgorithm, ETag};
 use crate::object::{Objects, PlaceError, PutError, checksum, headers};
@@ -23,7 +23,7 @@ impl Objects {
             hint: hint_of(&request.headers),
         };
         let received = self.receive(bucket, incoming).await?;
-        let mut record = ObjectRecord {
+        let record = ObjectRecord {
             size: received.size,
             modified: self.clock.now(),
             md5: received.md5,
@@ -46,46 +46,8 @@ impl Objects {
             size: record.size,
             last_modified: record.modified,
         };
-        let (key, conditions) = (&request.key, &request.conditions);
-        match received.payload {
-            ReceivedPayload::Inline(bytes) => {
-                let content = if bytes.is_empty() {
-                    Content::None
-                } else {
-                    Content::Body(bytes)
-                };
-                record.payload = content.payload();
-                self.place(Placement {
-                    bucket,
-                    key,
-                    record,
-                    content,
-                    conditions,
-                    extra: None,
-                })
-                .await?;
-            }
-            ReceivedPayload::Data(data) => {
-                (record.payload, record.data) = (Payload::Data, data.id);
-                let content = Content::Data(&data);
-                let outcome = self
-                    .place(Placement {
-                        bucket,
-                        key,
-                        record,
-                        content,
-                        conditions,
-                        extra: None,
-                    })
-                    .await;
-                settle(
-                    data,
-                    outcome.as_ref().err().and_then(PlaceError::store),
-                    outcome.is_ok(),
-                );
-                outcome?;
-            }
-        }
+        self.place_arrived(bucket, &request.key, record, received.payload, &request.conditions)
+            .await?;
         Ok(written)
     }
 }

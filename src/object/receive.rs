@@ -7,10 +7,11 @@ use smallvec::SmallVec;
 use crate::chunk::chunker::Profile;
 use crate::chunk::codec::Hint;
 use crate::chunk::md5::md5_small;
-use crate::chunk::{DataWriter, StoredData, WriteOptions};
+use crate::chunk::{DataWriter, WriteOptions};
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::object::checksum::BodyChecksum;
+use crate::object::place::Arrived;
 use crate::object::types::{BodyStream, Checksum, ChecksumAlgorithm, Integrity, ObjectHeaders};
 use crate::object::{Objects, ReceiveError, StoreError};
 
@@ -29,12 +30,7 @@ pub(super) struct Received {
     pub size: u64,
     pub md5: [u8; 16],
     pub checksum: Checksum,
-    pub payload: ReceivedPayload,
-}
-
-pub(super) enum ReceivedPayload {
-    Inline(Bytes),
-    Data(StoredData),
+    pub payload: Arrived,
 }
 
 /// What comes in before it is known whether it stays small.
@@ -85,11 +81,11 @@ impl Objects {
         let (md5, payload) = match writer {
             Some(writer) => {
                 let data = writer.finish().await.map_err(StoreError::from)?;
-                (data.md5, ReceivedPayload::Data(data))
+                (data.md5, Arrived::Data(data))
             }
             None => {
                 let bytes = join(pieces, size);
-                (md5_small(&bytes), ReceivedPayload::Inline(bytes))
+                (md5_small(&bytes), Arrived::Inline(bytes))
             }
         };
         if integrity.content_md5.is_some_and(|expected| expected != md5) {

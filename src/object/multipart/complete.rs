@@ -43,7 +43,7 @@ impl Objects {
         let bucket = grant.bucket().ok_or(CompleteError::NoSuchUpload)?;
         check_order(&request.parts)?;
         let turn = self.completing.enter(request.upload);
-        let _turn = turn.queue.lock().await;
+        let _turn = turn.lock.lock().await;
         let Some(upload) = self.claim(bucket, &request).await? else {
             return self.completed_answer(bucket, &request).await;
         };

@@ -52,22 +52,32 @@ impl FoundUpload {
 
 /// The uploads that this process completes at the moment, each by one task at a time.
 #[derive(Default)]
-pub(super) struct Completing(Mutex<HashMap<UploadId, Arc<tokio::sync::Mutex<()>>>>);
+pub(super) struct Completing(Mutex<HashMap<UploadId, Queue>>);
 
-/// A task's place in the queue for one upload; the upload counts as being completed while there is one.
+/// The tasks that complete one upload.
+#[derive(Default)]
+struct Queue {
+    tasks: usize,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A task's place in the queue of one upload; the upload counts as being completed while there is one.
 struct Turn<'a> {
     registry: &'a Completing,
     upload: UploadId,
-    queue: Arc<tokio::sync::Mutex<()>>,
+    lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Completing {
     fn enter(&self, upload: UploadId) -> Turn<'_> {
-        let queue = Arc::clone(self.0.lock().entry(upload).or_default());
+        let mut uploads = self.0.lock();
+        let queue = uploads.entry(upload).or_default();
+        queue.tasks += 1;
+        let lock = Arc::clone(&queue.lock);
         Turn {
             registry: self,
             upload,
-            queue,
+            lock,
         }
     }
 
@@ -79,9 +89,11 @@ impl Completing {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut uploads = self.registry.0.lock();
-        // The map's own and this one: nobody else waits.
-        if Arc::strong_count(&self.queue) <= 2 {
-            uploads.remove(&self.upload);
+        if let Some(queue) = uploads.get_mut(&self.upload) {
+            queue.tasks -= 1;
+            if queue.tasks == 0 {
+                uploads.remove(&self.upload);
+            }
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::meta::upload::PartRecord;
 use crate::object::attributes::part_checksum;
 use crate::object::checksum;
 use crate::object::multipart::FoundUpload;
-use crate::object::place::{STRIPE, settle};
-use crate::object::receive::{Incoming, ReceivedPayload, hint_of};
+use crate::object::place::{Arrived, STRIPE, settle};
+use crate::object::receive::{Incoming, hint_of};
 use crate::object::requests::UploadPart;
 use crate::object::types::{ChecksumAlgorithm, ETag, ObjectKey, PartInfo};
 use crate::object::{Objects, StoreError, UploadPartError, headers};
@@ -83,9 +83,9 @@ impl Objects {
         };
         let received = self.receive(bucket, incoming).await?;
         let data = match received.payload {
-            ReceivedPayload::Data(data) => Some(data),
+            Arrived::Data(data) => Some(data),
             // Only a part of zero bytes stays in memory.
-            ReceivedPayload::Inline(_) => None,
+            Arrived::Inline(_) => None,
         };
         let (algorithm, _, value) = checksum::to_record(&received.checksum);
         let record = PartRecord {
@@ -127,7 +127,7 @@ impl Objects {
         data: Option<&StoredData>,
     ) -> Result<(), UploadPartError> {
         let row = key::part(place.upload, place.number);
-        let mut lock = self.keys.queue(&row).await;
+        let mut lock = self.keys.lock_if_held(&row).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             let older = self.kv.get(&row).await.map_err(StoreError::from)?;
             let mut mutation = Mutation::new();
@@ -158,7 +158,7 @@ impl Objects {
                 Err(CommitError::Conflict { guard: GUARD_UPLOAD }) => upload = self.open_upload(place).await?,
                 Err(CommitError::Conflict { guard: GUARD_PART }) => {
                     if lock.is_none() {
-                        lock = self.keys.take(&row).await;
+                        lock = self.keys.lock(&row).await;
                     }
                 }
                 Err(CommitError::Conflict { guard: 0 }) => return Err(UploadPartError::NoSuchUpload),

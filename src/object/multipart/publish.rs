@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::chunk::StoredData;
 use crate::iam::Grant;
+use crate::ids::UploadId;
 use crate::kv::{CommitError, Mutation, Scan};
 use crate::meta::bucket::Bucket;
 use crate::meta::key;
@@ -44,20 +46,7 @@ impl Objects {
                 Some(composed.map_err(StoreError::from)?)
             }
         };
-        let record = ObjectRecord {
-            size: assembled.size,
-            modified,
-            md5: assembled.etag.md5,
-            parts: assembled.etag.parts,
-            checksum: assembled.checksum.as_ref().map(checksum::to_record),
-            payload: if data.is_some() { Payload::Data } else { Payload::None },
-            data: data.as_ref().map_or_else(|| self.ids.data_id(), |data| data.id),
-            owner: object_owner(grant, bucket),
-            storage_class: upload.record.storage_class.clone(),
-            manifest: Some(request.upload),
-            headers: upload.record.headers.clone(),
-            unknown: Default::default(),
-        };
+        let record = self.assembled_record((grant, bucket), (upload, request.upload), &assembled, data.as_ref());
         let answer = self.answer(bucket, request, &record);
         let (version, completed_row) = (upload.version, key::completed(request.upload));
         let extra = |mutation: &mut Mutation| {
@@ -70,7 +59,7 @@ impl Objects {
             etag: assembled.etag,
             checksum: assembled.checksum,
             size: assembled.size,
-            last_modified: modified,
+            last_modified: record.modified,
         };
         let content = data.as_ref().map_or(Content::None, Content::Data);
         let (key, conditions, extra) = (&request.key, &request.conditions, Some(&extra as _));
@@ -103,6 +92,29 @@ impl Objects {
                 })
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn assembled_record(
+        &self,
+        (grant, bucket): (&Grant, &Bucket),
+        (upload, id): (&FoundUpload, UploadId),
+        assembled: &Assembled,
+        data: Option<&StoredData>,
+    ) -> ObjectRecord {
+        ObjectRecord {
+            size: assembled.size,
+            modified: self.clock.now(),
+            md5: assembled.etag.md5,
+            parts: assembled.etag.parts,
+            checksum: assembled.checksum.as_ref().map(checksum::to_record),
+            payload: if data.is_some() { Payload::Data } else { Payload::None },
+            data: data.map_or_else(|| self.ids.data_id(), |data| data.id),
+            owner: object_owner(grant, bucket),
+            storage_class: upload.record.storage_class.clone(),
+            manifest: Some(id),
+            headers: upload.record.headers.clone(),
+            unknown: Default::default(),
         }
     }
 
@@ -154,7 +166,7 @@ impl Objects {
         Ok(())
     }
 
-    pub(super) async fn manifest_rows(&self, upload: crate::ids::UploadId) -> Result<Vec<Bytes>, StoreError> {
+    pub(super) async fn manifest_rows(&self, upload: UploadId) -> Result<Vec<Bytes>, StoreError> {
         let range = key::manifests(upload);
         let scan = Scan {
             start: std::ops::Bound::Included(range.start),

@@ -24,11 +24,16 @@ const ROWS_PER_TICK: usize = 16;
 /// Parts, uploads or answers that one commit removes.
 const BATCH_ROWS: usize = 400;
 
+/// How often the kept answers are gone through.
+const EXPIRY_EVERY_MS: u64 = 10 * 60 * 1000;
+
 /// Where a sweep goes on.
 #[derive(Default)]
 pub(crate) struct Cursor {
     garbage: Option<Bytes>,
     completed: Option<Bytes>,
+    /// Unix ms before which no answer is looked at.
+    next_expiry: u64,
 }
 
 /// A sweeper at work. Dropping it lets it go on; [`SweeperHandle::stop`] ends it.
@@ -75,7 +80,7 @@ impl Objects {
     /// One bounded step; true: there is more to do now.
     pub(crate) async fn sweep_tick(&self, cursor: &mut Cursor) -> Result<bool, StoreError> {
         let _one = self.sweeping.lock().await;
-        let answers_left = self.expire_completed(&mut cursor.completed).await?;
+        let answers_left = self.expire_completed(cursor).await?;
         let rows = self
             .scan_from(Table::UploadGarbage, &cursor.garbage, ROWS_PER_TICK)
             .await?;
@@ -125,7 +130,10 @@ impl Objects {
             mutation.delete(row.clone());
         }
         match self.kv.commit(mutation).await {
-            Ok(_) => Ok(!done),
+            Ok(_) => {
+                self.chunks.released();
+                Ok(!done)
+            }
             // Somebody else changed what was read: the next tick reads it again.
             Err(CommitError::Conflict { .. }) => Ok(true),
             Err(error) => Err(error.into()),
@@ -194,15 +202,19 @@ impl Objects {
     }
 
     /// Removes answers that are older than a day; true: there may be more.
-    async fn expire_completed(&self, cursor: &mut Option<Bytes>) -> Result<bool, StoreError> {
-        let rows = self.scan_from(Table::Completed, cursor, BATCH_ROWS).await?;
+    async fn expire_completed(&self, cursor: &mut Cursor) -> Result<bool, StoreError> {
+        let now = self.clock.now().unix_ms();
+        if now < cursor.next_expiry {
+            return Ok(false);
+        }
+        let rows = self.scan_from(Table::Completed, &cursor.completed, BATCH_ROWS).await?;
         let wrapped = rows.len() < BATCH_ROWS;
-        *cursor = if wrapped {
+        cursor.completed = if wrapped {
+            cursor.next_expiry = now + EXPIRY_EVERY_MS;
             None
         } else {
             rows.last().map(|row| row.key.clone())
         };
-        let now = self.clock.now().unix_ms();
         let mut mutation = Mutation::deferred();
         for row in rows {
             let completed = CompletedRecord::decode(row.value.bytes)?.completed.unix_ms();
