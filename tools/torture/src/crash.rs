@@ -7,7 +7,7 @@ use crate::history::{Clock, History, Mark};
 use crate::image;
 use crate::kill::{Round, create_bucket};
 use crate::server::{Launch, Recording, Server};
-use crate::trace::Trace;
+use crate::trace::{Trace, format};
 use crate::verify::verify;
 use crate::workload::{Scale, WRITERS};
 use fastrand::Rng;
@@ -42,6 +42,9 @@ pub struct CrashOptions {
     #[arg(long, default_value = "")]
     pub drop: String,
 }
+
+/// From the rename of a file to the first sync of what is written to it next: that many events, or a few more.
+const EVENTS_BEHIND_RENAME: usize = 6;
 
 /// A recorded run.
 struct Recorded {
@@ -166,16 +169,25 @@ fn replay(trace: &Trace, at: Mark) -> Result<Disk> {
     Ok(disk)
 }
 
-/// Half of the points lie right behind an acknowledgement, where a missing sync shows most; half anywhere.
+/// Half of the points lie right behind an acknowledgement, where a missing sync shows most; a quarter shortly behind a
+/// rename, since what moves into place must be whole before; a quarter anywhere.
 fn crash_points(trace: &Trace, marks: &[Mark], count: usize, rng: &mut Rng) -> Vec<Mark> {
+    let events = trace.events.iter().enumerate();
+    let renames: Vec<usize> = events
+        .filter(|(_, event)| event.kind == format::RENAME)
+        .map(|(index, _)| index)
+        .collect();
     let mut points: Vec<Mark> = (0..count)
         .filter_map(|number| {
-            let by_mark = if number % 2 == 0 {
-                rng.choice(marks).copied()
-            } else {
-                None
+            let chosen = match number % 4 {
+                0 | 2 => rng.choice(marks).copied(),
+                1 => rng.choice(&renames).and_then(|index| {
+                    let event = trace.events.get(index + rng.usize(0..EVENTS_BEHIND_RENAME));
+                    event.map(|event| event.end)
+                }),
+                _ => None,
             };
-            by_mark.or_else(|| rng.choice(&trace.events).map(|event| event.end))
+            chosen.or_else(|| rng.choice(&trace.events).map(|event| event.end))
         })
         .collect();
     points.sort_unstable();
@@ -308,15 +320,15 @@ pub const SYNCS: &[(&str, &str)] = &[
     ("RocksDB: names", "dir:*/db"),
 ];
 
-/// The first complaint; of a gateway that ended, what it said last.
+/// The first complaint; of a gateway that ended, the end of what it said last.
 fn told(failure: &str) -> String {
     let first = failure.lines().nth(1).unwrap_or_default();
-    let line = if first.ends_with("its output ends:") {
-        failure.lines().last().unwrap_or_default()
-    } else {
-        first
-    };
-    line.chars().take(200).collect()
+    if !first.ends_with("its output ends:") {
+        return first.chars().take(240).collect();
+    }
+    let last = failure.lines().last().unwrap_or_default();
+    let from = last.char_indices().rev().nth(239).map_or(0, |(at, _)| at);
+    last.get(from..).unwrap_or_default().to_owned()
 }
 
 /// Leaves out one kind of sync after the other; each must make the crash test fail.
