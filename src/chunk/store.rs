@@ -86,7 +86,7 @@ pub struct ChunkStore {
     /// Names this process in the building rows.
     pub(super) boot: [u8; 16],
     pub(super) collect: CollectOptions,
-    /// Held by the one run of the collector.
+    /// Held by the one run of the collector, and by who needs the references to rest.
     pub(super) collecting: Mutex<()>,
     pub(super) metrics: ChunkMetrics,
     recovered: RecoverReport,

@@ -10,7 +10,7 @@ use prometheus::{Gauge, IntGauge, Registry};
 
 use super::body::{BoxError, RequestBody};
 use super::service::Wire;
-use crate::admin::{Backend, BucketUsage, UsageReport};
+use crate::admin::{Backend, BucketUsage, Recount, UsageReport};
 use crate::chunk::codec::Compression;
 use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectorHandle};
 use crate::clock::Clock;
@@ -205,6 +205,11 @@ impl Backend for Stores {
             pack_bytes: usage.pack_bytes,
             buckets,
         })
+    }
+
+    async fn recount(&self) -> Result<Recount, String> {
+        let differences = self.objects.differences().await.map_err(|error| error.to_string())?;
+        Ok(Recount { differences })
     }
 
     async fn refresh_metrics(&self) {

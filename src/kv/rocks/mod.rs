@@ -26,7 +26,7 @@ use self::deletions::Tidier;
 use self::engine::{Database, FlushState, Miss, Reach};
 use self::in_place::Gates;
 use super::committer::{Committer, Engine};
-use super::log::{Keeper, Log, LogError, LogFiles, create_dir_durably, recover};
+use super::log::{Keeper, Log, LogError, LogFiles, recover, sync_dir};
 use super::metrics::KvMetrics;
 use super::range::{family_of, half_open};
 use super::{CommitError, Family, Kv, Mutation, ReadError, Row, Scan, Value};
@@ -161,9 +161,10 @@ impl RocksKv {
 
 fn open_blocking(options: &RocksOptions, metrics: Arc<KvMetrics>) -> Result<Threads, OpenError> {
     let log_dir = options.dir.join("log");
-    create_dir_durably(&options.dir)?;
-    create_dir_durably(&log_dir)?;
-    create_dir_durably(&options.dir.join("db"))?;
+    std::fs::create_dir_all(&log_dir)?;
+    std::fs::create_dir_all(options.dir.join("db"))?;
+    // Also when they were there: a process may have been killed after making them.
+    sync_dir(&options.dir)?;
     let database = Arc::new(Database::open(options)?);
     let applied = database.applied()?;
     let found = recover(&log_dir, applied, &mut |effects, last| database.apply(effects, last))?;
