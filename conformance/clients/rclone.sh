@@ -4,6 +4,8 @@ export RCLONE_CONFIG_CAIRN_TYPE=s3 RCLONE_CONFIG_CAIRN_PROVIDER=Other RCLONE_CON
 export RCLONE_CONFIG_CAIRN_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID RCLONE_CONFIG_CAIRN_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY
 export RCLONE_CA_CERT=${AWS_CA_BUNDLE:-} RCLONE_CONFIG=$WORK/rclone.conf RCLONE_S3_UPLOAD_CUTOFF=5M
 [ -n "$RCLONE_CA_CERT" ] || unset RCLONE_CA_CERT
+# Its S3 library would take the bundle from here too, and cannot put it into the transport of rclone.
+unset AWS_CA_BUNDLE
 touch "$RCLONE_CONFIG"
 bucket=rclone-$SCHEME
 
