@@ -31,10 +31,13 @@ const COPY_SHARE: usize = 4;
 /// Times that a chunk's row is read again because its record has moved meanwhile.
 const MOVES_MAX: u32 = 4;
 
+/// What reading ahead gives: where it stopped, and the bytes.
+type Ahead = Result<(Cursor, VecDeque<Bytes>), ReadError>;
+
 /// A range of a payload. Ends after exactly its bytes, or with an error.
 pub struct DataStream {
     ready: VecDeque<Bytes>,
-    next: Option<JoinHandle<Result<(Cursor, VecDeque<Bytes>), ReadError>>>,
+    next: Option<JoinHandle<Ahead>>,
     _pin: ReadPin,
 }
 

@@ -72,10 +72,7 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub fn start<E: Engine>(engine: Arc<E>, log: Log, metrics: Arc<KvMetrics>) -> io::Result<Self>
-    where
-        E: Sync,
-    {
+    pub fn start<E: Engine + Sync>(engine: Arc<E>, log: Log, metrics: Arc<KvMetrics>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
