@@ -188,6 +188,7 @@ impl Objects {
         bucket: &Bucket,
         hasher: &mut Hasher,
     ) -> Result<StoredData, StoreError> {
+        let _permit = self.chunks.transfer().await;
         let mut writer = self.writer(bucket, Some(range.end - range.start), Hint::Unknown);
         let mut stream = self.chunks.read(source.data, range).await?;
         while let Some(piece) = stream.next().await {
