@@ -32,7 +32,7 @@ build: deps
 test: deps clients
 	@tools/timed.sh "fmt" cargo fmt --all --check
 	@tools/timed.sh "clippy" cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
-	@tools/timed.sh "sync recorder" cargo build $(CARGO_FLAGS) -p synctrace
+	@tools/timed.sh "tools" cargo build $(CARGO_FLAGS) -p synctrace -p torture -p rust-sdk-client
 	@tools/timed.sh "unit and integration tests" cargo test $(CARGO_FLAGS) --workspace
 	@tools/timed.sh "bin/cairn" $(MAKE) --no-print-directory build
 	@tools/timed.sh "clients" conformance/clients/run.sh quick

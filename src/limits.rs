@@ -80,8 +80,8 @@ pub const PACK_BYTES_MAX: u64 = 64 << 20;
 pub const TREE_ROW_ENTRIES_MAX: usize = 1000;
 /// Levels of data that refer to data.
 pub const TREE_DEPTH_MAX: usize = 8;
-/// Bytes that one read takes from a pack at once.
-pub const EXTENT_BYTES_MAX: usize = MIB;
+/// Bytes that one read takes from a pack at once: the records of a MiB, with their headers.
+pub const EXTENT_BYTES_MAX: usize = MIB + 32 * KIB;
 
 // The HTTP server. What an operator may change is in `config`.
 

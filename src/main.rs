@@ -7,5 +7,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cairn::cli::run(std::env::args_os())
+    cairn::cli::run(cairn::config::arguments())
 }

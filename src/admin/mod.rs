@@ -15,13 +15,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 mod usage;
 
-pub use usage::{BucketUsage, UsageReport};
+pub use usage::{BucketUsage, Recount, UsageReport};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::telemetry::ProcessMetrics;
@@ -36,6 +37,9 @@ pub trait Backend: Send + Sync + 'static {
     fn health(&self) -> Result<(), String>;
 
     async fn usage(&self) -> Result<UsageReport, String>;
+
+    /// Reads every row and compares: takes as long as the store is large.
+    async fn recount(&self) -> Result<Recount, String>;
 
     /// Brings metrics up to date that are computed when they are asked for.
     async fn refresh_metrics(&self);
@@ -111,16 +115,11 @@ impl Admin {
             "/health/live" => text(StatusCode::OK, "live\n".to_owned()),
             "/health/ready" => self.ready(),
             "/metrics" => self.metrics().await,
-            "/v1/usage" => match self.backend.usage().await {
-                Ok(report) => json(&report),
-                Err(error) => text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    format!("usage cannot be told: {error}\n"),
-                ),
-            },
+            "/v1/usage" => json(self.backend.usage().await),
+            "/v1/recount" => json(self.backend.recount().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage\n".to_owned(),
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount\n".to_owned(),
             ),
         }
     }
@@ -166,8 +165,17 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     response
 }
 
-fn json(report: &UsageReport) -> Response<Full<Bytes>> {
-    match serde_json::to_vec(report) {
+fn json(answer: Result<impl Serialize, String>) -> Response<Full<Bytes>> {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("this cannot be told: {error}\n"),
+            );
+        }
+    };
+    match serde_json::to_vec(&answer) {
         Ok(body) => {
             let mut response = Response::new(Full::new(Bytes::from(body)));
             response

@@ -135,12 +135,12 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes a directory if it is not there, durably; its parent exists.
+/// Makes a directory if it is not there, durably; its parent exists. One that is there may be unsynced yet: its maker
+/// was killed, or is a thread that has not come to it.
 pub fn create_dir_synced(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => path.parent().map_or(Ok(()), sync_dir),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => path.parent().map_or(Ok(()), sync_dir),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A pack is emptied and deleted in steps that a crash may end anywhere: its row says how far it got. The row that
 //! condemns it is committed synced, and only then the file goes, so that no lost commit can have pointed to it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chunk::error::CollectError;
 use crate::chunk::index::Known;
 use crate::chunk::pack::{PackInfo, PackState as FileState};
-use crate::chunk::recover::{forget, live_bytes, pack_rows};
+use crate::chunk::recover::{forget, live_by_pack, live_bytes, pack_row, pack_rows};
 use crate::chunk::store::ChunkStore;
 use crate::ids::PackId;
 use crate::kv::{Counter, Durability, Guard, Mutation};
@@ -82,6 +82,17 @@ impl CollectorHandle {
     }
 }
 
+/// What is dead in the packs that chunk rows may point to.
+#[derive(Default)]
+struct Dead {
+    /// Dead bytes of the packs that are worth emptying, worst first.
+    packs: Vec<(u64, PackInfo)>,
+    /// Dead bytes of all packs.
+    sum: u64,
+    /// Bytes of all pack files.
+    total: u64,
+}
+
 /// How a pack came out of a run.
 pub(super) enum Emptied {
     Yes,
@@ -114,10 +125,15 @@ impl ChunkStore {
         }
     }
 
+    /// Holds the collector off while the answer lives; waits for the run under way.
+    pub async fn pause_collector(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.collecting.lock().await
+    }
+
     /// One run: unwinds garbage, finishes packs that an earlier run began, then empties the packs with the most dead
     /// bytes until little enough is dead.
     pub async fn collect_once(&self) -> Result<CollectReport, CollectError> {
-        let _one = self.collecting.lock().await;
+        let _one = self.pause_collector().await;
         let unwound = self.unwind(DATA_PER_RUN).await?;
         let mut report = CollectReport {
             unwound: unwound.unwound,
@@ -127,74 +143,77 @@ impl ChunkStore {
             ..CollectReport::default()
         };
         let mut tried = HashSet::new();
+        // What an earlier run began comes first.
         for (pack, known) in pack_rows(&*self.kv).await? {
             if known.row.state != PackState::Active {
                 tried.insert(pack);
                 self.collect_pack(pack, &mut report).await?;
             }
         }
-        self.seal_dead().await?;
-        while tried.len() < PACKS_PER_RUN {
-            let Some(pack) = self.worst(&tried).await? else { break };
-            tried.insert(pack);
-            self.collect_pack(pack, &mut report).await?;
-        }
+        self.collect_worst(&mut tried, &mut report).await?;
         self.metrics.stuck_packs.set(report.stuck.len() as i64);
         Ok(report)
     }
 
-    /// Dead bytes of each pack that has a file and an active row, worst first, and the sum of all packs' bytes.
-    async fn dead(&self) -> Result<(Vec<(u64, PackInfo)>, u64), CollectError> {
-        let rows: BTreeMap<PackId, Known<PackRow>> = pack_rows(&*self.kv).await?;
-        let (mut dead, mut total) = (Vec::new(), 0);
-        for info in self.packs.packs() {
-            total += info.bytes;
-            if rows
-                .get(&info.id)
-                .is_some_and(|known| known.row.state == PackState::Active)
-            {
-                let live = live_bytes(&*self.kv, info.id).await?.max(0).unsigned_abs();
-                dead.push((info.bytes.saturating_sub(live), info));
+    /// Empties the packs with the most dead bytes until little enough is dead.
+    async fn collect_worst(&self, tried: &mut HashSet<PackId>, report: &mut CollectReport) -> Result<(), CollectError> {
+        let mut sealed = false;
+        loop {
+            let dead = self.dead().await?;
+            let tolerated = (dead.total / 100 * self.collect.dead_percent_max).max(self.collect.dead_bytes_min);
+            let mut excess = dead.sum.saturating_sub(tolerated);
+            let open = dead.packs.iter().any(|(_, info)| info.state == FileState::Open);
+            let wanted = |info: &PackInfo| info.state != FileState::Open && !tried.contains(&info.id);
+            let closed: Vec<_> = dead.packs.into_iter().filter(|(_, info)| wanted(info)).collect();
+            if excess == 0 || (closed.is_empty() && (sealed || !open)) {
+                return Ok(());
+            }
+            if closed.is_empty() {
+                self.packs.seal_all().await?;
+                sealed = true;
+            }
+            for (bytes, info) in closed {
+                if excess == 0 {
+                    break;
+                }
+                if tried.len() >= PACKS_PER_RUN {
+                    report.more = true;
+                    return Ok(());
+                }
+                tried.insert(info.id);
+                self.collect_pack(info.id, report).await?;
+                excess = excess.saturating_sub(bytes);
             }
         }
-        dead.sort_unstable_by_key(|(dead, info)| (std::cmp::Reverse(*dead), info.id));
-        Ok((dead, total))
     }
 
-    fn tolerated(&self, total: u64) -> u64 {
-        (total / 100 * self.collect.dead_percent_max).max(self.collect.dead_bytes_min)
-    }
-
-    /// The next pack to empty; `None`: little enough is dead.
-    async fn worst(&self, tried: &HashSet<PackId>) -> Result<Option<PackId>, CollectError> {
-        let (dead, total) = self.dead().await?;
-        let sum: u64 = dead.iter().map(|(dead, _)| dead).sum();
-        if sum <= self.tolerated(total) {
-            return Ok(None);
+    async fn dead(&self) -> Result<Dead, CollectError> {
+        let rows = pack_rows(&*self.kv).await?;
+        let live = live_by_pack(&*self.kv).await?;
+        let mut dead = Dead::default();
+        for info in self.packs.packs() {
+            dead.total += info.bytes;
+            if rows
+                .get(&info.id)
+                .is_none_or(|known| known.row.state != PackState::Active)
+            {
+                continue;
+            }
+            let live = live.get(&info.id).copied().unwrap_or_default().max(0).unsigned_abs();
+            let bytes = info.bytes.saturating_sub(live);
+            dead.sum += bytes;
+            if bytes * WORTH_SHARE > info.bytes {
+                dead.packs.push((bytes, info));
+            }
         }
-        let worth = |(dead, info): &&(u64, PackInfo)| {
-            info.state != FileState::Open && dead * WORTH_SHARE > info.bytes && !tried.contains(&info.id)
-        };
-        Ok(dead.iter().find(worth).map(|(_, info)| info.id))
-    }
-
-    /// Seals the open packs if they hold too much that is dead.
-    async fn seal_dead(&self) -> Result<(), CollectError> {
-        let (dead, total) = self.dead().await?;
-        let open: u64 = dead
-            .iter()
-            .filter(|(_, info)| info.state == FileState::Open)
-            .map(|(dead, _)| dead)
-            .sum();
-        if open > self.tolerated(total) {
-            self.packs.seal_all().await?;
-        }
-        Ok(())
+        dead.packs
+            .sort_unstable_by_key(|(bytes, info)| (std::cmp::Reverse(*bytes), info.id));
+        Ok(dead)
     }
 
     /// Empties and deletes one pack, from wherever it stands.
     async fn collect_pack(&self, pack: PackId, report: &mut CollectReport) -> Result<(), CollectError> {
-        let Some(mut known) = pack_rows(&*self.kv).await?.remove(&pack) else {
+        let Some(mut known) = pack_row(&*self.kv, pack).await? else {
             return Ok(());
         };
         let bytes = self

@@ -24,6 +24,8 @@ use crate::meta::tree::{Target, TreeRow};
 const STEP_EFFECTS: usize = 300;
 const TREE_ROWS: usize = 64;
 const GARBAGE_ROWS: usize = 256;
+/// Payloads between two pauses; a large one pauses by itself.
+const DATA_PER_PAUSE: usize = 8;
 const CONFLICTS_MAX: u32 = 8;
 
 /// What a run over the garbage did.
@@ -57,14 +59,16 @@ impl ChunkStore {
         loop {
             let limit = GARBAGE_ROWS.min(data_max - seen);
             let rows = page(&*self.kv, from.clone()..range.end.clone(), limit).await?;
-            for row in &rows {
+            for (index, row) in rows.iter().enumerate() {
                 GarbageRow::decode(row.value.bytes.clone())?;
                 match self.unwind_data(garbage_data(row)?).await? {
                     Step::Unwound => report.unwound += 1,
                     Step::Released => report.released += 1,
                     Step::Skipped | Step::More => report.skipped += 1,
                 }
-                tokio::time::sleep(self.collect.pause).await;
+                if index % DATA_PER_PAUSE == 0 {
+                    tokio::time::sleep(self.collect.pause).await;
+                }
             }
             seen += rows.len();
             match rows.last() {
@@ -104,6 +108,11 @@ impl ChunkStore {
 
     async fn unwind_step(&self, data: DataId) -> Result<Step, MetaError> {
         let mut mutation = Mutation::deferred();
+        // The row that brought us here may be of a time before the data was published.
+        let Some(garbage) = self.kv.get(&key::garbage(data)).await? else {
+            return Ok(Step::Skipped);
+        };
+        mutation.unchanged(key::garbage(data), Some(garbage.version));
         let Some(Known { row, version }) = index::data(&*self.kv, data).await? else {
             mutation.absent(key::data(data));
             mutation.delete(key::garbage(data));
@@ -134,7 +143,7 @@ impl ChunkStore {
         }
         let batch = Batch::gather(&*self.kv, data).await?;
         let (whole, stale) = (batch.whole, batch.cached());
-        batch.take_back(&*self.kv, data, &mut mutation).await?;
+        let came_back = batch.take_back(&*self.kv, data, &mut mutation).await?;
         if whole {
             mutation.delete(key::data(data));
             mutation.delete(key::garbage(data));
@@ -151,6 +160,9 @@ impl ChunkStore {
         fail::fail_point!("garbage::before_step");
         self.kv.commit(mutation).await?;
         fail::fail_point!("garbage::after_step");
+        if came_back {
+            self.sessions.garbage.notify_one();
+        }
         for (start, segments) in stale {
             self.trees.invalidate(&(data, start));
             segments.iter().for_each(|segment| self.segments.invalidate(segment));
@@ -242,7 +254,9 @@ impl Batch {
         starts.chain([(0, segments)]).collect()
     }
 
-    async fn take_back(self, kv: &dyn Kv, data: DataId, mutation: &mut Mutation) -> Result<(), MetaError> {
+    /// Adds what the step changes; returns whether data became garbage by it.
+    async fn take_back(self, kv: &dyn Kv, data: DataId, mutation: &mut Mutation) -> Result<bool, MetaError> {
+        let mut came_back = false;
         for (key, mut row, taken) in self.rows {
             if taken == row.entries.len() {
                 mutation.delete(key);
@@ -259,6 +273,7 @@ impl Batch {
                 && row.state == DataState::Released
             {
                 mutation.put(key::garbage(*child), GarbageRow::new(row.created).encode());
+                came_back = true;
             }
         }
         let mut chunks: BTreeMap<ChunkId, BTreeSet<Bytes>> = BTreeMap::new();
@@ -273,7 +288,8 @@ impl Batch {
                 }
             }
         }
-        drop_chunks(kv, chunks, mutation).await
+        drop_chunks(kv, chunks, mutation).await?;
+        Ok(came_back)
     }
 }
 

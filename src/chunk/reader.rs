@@ -26,6 +26,8 @@ use crate::meta::tree::{Target, TreeRow};
 
 /// What holes are read from.
 const ZEROS: &[u8] = &[0; 64 << 10];
+/// A part of a chunk that is at most this share of it is copied out of its buffer.
+const COPY_SHARE: usize = 4;
 /// Times that a chunk's row is read again because its record has moved meanwhile.
 const MOVES_MAX: u32 = 4;
 
@@ -408,10 +410,11 @@ impl Cursor {
                 }
                 .into());
             }
-            bytes.push_back(if end - start == chunk.len() {
-                chunk
-            } else {
-                chunk.slice(start..end)
+            bytes.push_back(match chunk.get(start..end) {
+                Some(part) if part.len() == chunk.len() => chunk,
+                // A small slice would keep a large buffer from the pool while the caller holds it.
+                Some(part) if part.len() <= chunk.len() / COPY_SHARE => Bytes::copy_from_slice(part),
+                _ => chunk.slice(start..end),
             });
         }
         Ok(bytes)

@@ -55,6 +55,8 @@ impl Recount {
 enum Need {
     Key(Bytes),
     Any(Range<Bytes>),
+    /// A reference to data whose owner is gone, or the garbage row that says that the last one has just gone.
+    Held(DataId),
     /// The reference of `child` to its tree's data; not while that is unwound, since a child's reference goes with the
     /// first of the entries that share it.
     Child {
@@ -123,6 +125,14 @@ impl ChunkStore {
     async fn check(&self, row: &Row, need: Need, recount: &mut Recount) -> Result<(), MetaError> {
         let (there, needs) = match need {
             Need::Key(key) => (self.kv.get(&key).await?.is_some(), key),
+            Need::Held(data) => {
+                let garbage = self.kv.get(&key::garbage(data)).await?.is_some();
+                let refs = key::data_refs(data);
+                (
+                    garbage || !page(&*self.kv, refs.clone(), 1).await?.is_empty(),
+                    refs.start,
+                )
+            }
             Need::Child { child, data } => {
                 let owner = index::data(&*self.kv, data).await?;
                 let unwinding = owner.is_some_and(|known| known.row.state == DataState::Unwinding);
@@ -226,7 +236,7 @@ fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, Me
             let id = short(1);
             let mut needs = match data.state {
                 DataState::Live => vec![],
-                DataState::Released => vec![Need::Any(key::data_refs(id))],
+                DataState::Released => vec![Need::Held(id)],
                 DataState::Building | DataState::Unwinding => vec![Need::Key(key::garbage(id))],
             };
             if data.is_whole() && data.size > 0 {

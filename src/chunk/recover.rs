@@ -94,6 +94,36 @@ pub(super) async fn pack_rows(kv: &dyn Kv) -> Result<BTreeMap<PackId, Known<Pack
     }
 }
 
+pub(super) async fn pack_row(kv: &dyn Kv, id: PackId) -> Result<Option<Known<PackRow>>, MetaError> {
+    let Some(value) = kv.get(&key::pack(id)).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Known {
+        row: PackRow::decode(value.bytes)?,
+        version: value.version,
+    }))
+}
+
+/// The live counters of all packs.
+pub(super) async fn live_by_pack(kv: &dyn Kv) -> Result<BTreeMap<PackId, i64>, MetaError> {
+    let mut found = BTreeMap::new();
+    let range = key::table(Table::PackStat);
+    let mut from = range.start;
+    loop {
+        let rows = index::page(kv, from..range.end.clone(), SCAN_ROWS_MAX).await?;
+        for row in &rows {
+            let id = row.key.get(1..17).and_then(|id| id.try_into().ok()).map(PackId);
+            if let Some(id) = id.filter(|_| row.key.get(17) == Some(&(PackStatKind::Live as u8))) {
+                found.insert(id, counter(&row.value.bytes)?);
+            }
+        }
+        match rows.last() {
+            Some(last) if rows.len() == SCAN_ROWS_MAX => from = index::after(&last.key),
+            _ => return Ok(found),
+        }
+    }
+}
+
 /// The live counter of a pack; 0 when there is none.
 pub(super) async fn live_bytes(kv: &dyn Kv, id: PackId) -> Result<i64, MetaError> {
     match kv.get(&key::pack_stat(id, PackStatKind::Live)).await? {

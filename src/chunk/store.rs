@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use moka::sync::Cache;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::chunk::codec::{Codecs, Compression};
 use crate::chunk::collect::CollectOptions;
@@ -31,6 +31,9 @@ use crate::meta::tree::TreeRow;
 
 /// Domains whose keys are kept in memory.
 const DOMAINS_CACHED_MAX: u64 = 10_000;
+
+/// Buffers that a task holds while it waits for the next one: a window and two extents, decoded, in their classes.
+const TRANSFER_BYTES: usize = 16 * MIB;
 
 #[derive(Clone, Debug)]
 pub struct ChunkStoreOptions {
@@ -76,6 +79,7 @@ pub struct ChunkStore {
     pub(super) compression: Compression,
     /// One permit a blocking job that computes.
     pub(super) cpu: Arc<Semaphore>,
+    transfers: Arc<Semaphore>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) domains: Cache<DomainId, Arc<DomainKey>>,
     /// Rows that begin at the offset in the key.
@@ -86,7 +90,7 @@ pub struct ChunkStore {
     /// Names this process in the building rows.
     pub(super) boot: [u8; 16],
     pub(super) collect: CollectOptions,
-    /// Held by the one run of the collector.
+    /// Held by the one run of the collector, and by who needs the references to rest.
     pub(super) collecting: Mutex<()>,
     pub(super) metrics: ChunkMetrics,
     recovered: RecoverReport,
@@ -135,6 +139,7 @@ impl ChunkStore {
             codecs: Codecs::new(options.cpu_jobs_max),
             compression: options.compression,
             cpu: Arc::new(Semaphore::new(options.cpu_jobs_max.max(1))),
+            transfers: Arc::new(Semaphore::new((options.pool_bytes / TRANSFER_BYTES).max(1))),
             sessions: Arc::new(Sessions::default()),
             domains: Cache::new(DOMAINS_CACHED_MAX),
             trees: weighed(options.tree_cache_bytes, |row: &TreeRow| 128 + 96 * row.entries.len()),
@@ -158,6 +163,12 @@ impl ChunkStore {
 
     pub fn pool(&self) -> &BufferPool {
         &self.pool
+    }
+
+    /// Held by a task that writes what it reads from the store, a copy between domains. Such tasks wait for buffers
+    /// while they hold buffers: more of them than this at the same time could wait for each other for ever.
+    pub async fn transfer(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.transfers).acquire_owned().await.ok()
     }
 
     /// The counters, which are exact, and the sizes of the pack files. Reads every bucket's counters.

@@ -192,13 +192,9 @@ impl DataWriter {
             .options
             .expected_bytes
             .map_or(u64::MAX, |bytes| bytes.saturating_sub(self.offset));
-        let needed = usize::try_from(expected).unwrap_or(usize::MAX).max(carry + 1);
-        // An unexpected surplus gets a whole window.
-        let target = if self.offset > 0 && expected <= carry as u64 {
-            window
-        } else {
-            window.min(needed)
-        };
+        // More than was expected gets whole windows.
+        let expected = usize::try_from(expected).unwrap_or(usize::MAX);
+        let target = if expected > carry { window.min(expected) } else { window };
         let buffer = self.store.pool.take(target).await;
         self.target = target.min(buffer.capacity());
         self.buffer = Some(buffer);

@@ -228,5 +228,10 @@ fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {
     })
 }
 
+/// The program's arguments, its name first.
+pub fn arguments() -> std::env::ArgsOs {
+    std::env::args_os()
+}
+
 #[cfg(test)]
 mod tests;

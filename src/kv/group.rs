@@ -13,6 +13,10 @@ use super::{CommitError, Counter, Effect, Family, Guard, Mutation, ReadError, Va
 use crate::ids::Sequence;
 use crate::limits::{ENCODED_KEY_BYTES_MAX, MUTATION_BYTES_MAX, MUTATION_EFFECTS_MAX};
 
+/// Bytes that the log adds to an effect's key and value: kind and lengths, then the version. Without counting them, many
+/// tiny effects would make a frame larger than recovery takes.
+const EFFECT_OVERHEAD_BYTES: usize = 7 + 8;
+
 /// An engine's state before the group.
 pub(super) trait Base {
     fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError>;
@@ -135,7 +139,7 @@ fn unreadable(error: ReadError) -> CommitError {
 }
 
 /// Checks what needs no state: limits, families, and that no key is touched twice. Returns the mutation's bytes,
-/// guards included.
+/// guards and what the log adds to each effect included.
 pub(super) fn validate(mutation: &Mutation) -> Result<usize, CommitError> {
     let refused = |why: String| Err(CommitError::Refused(why));
     if mutation.effects.len() > MUTATION_EFFECTS_MAX || mutation.guards.len() > MUTATION_EFFECTS_MAX {
@@ -178,7 +182,7 @@ pub(super) fn validate(mutation: &Mutation) -> Result<usize, CommitError> {
     if twice {
         return refused("two effects touch one key".to_owned());
     }
-    Ok(bytes + guard_bytes)
+    Ok(bytes + guard_bytes + mutation.effects.len() * EFFECT_OVERHEAD_BYTES)
 }
 
 fn check_key(key: &Bytes) -> Result<usize, CommitError> {

@@ -9,9 +9,10 @@ use crate::meta::bucket::Bucket;
 use crate::meta::key;
 use crate::meta::object::{ObjectRecord, Payload, decode_headers};
 use crate::meta::upload::ManifestPage;
+use crate::object::attributes::part_checksum;
 use crate::object::conditions::{Current, check_read};
 use crate::object::requests::{GetOutcome, GetRequest, HeadOutcome, ObjectBody};
-use crate::object::types::{ETag, ObjectInfo, ObjectKey, RangeSpec};
+use crate::object::types::{Checksum, ETag, ObjectInfo, ObjectKey, RangeSpec};
 use crate::object::{GetError, Objects, StoreError, checksum, headers};
 
 /// Times that a read starts again because the object was replaced under it.
@@ -43,6 +44,7 @@ struct Selected {
     length: u64,
     is_range: bool,
     parts: Option<u16>,
+    part_checksum: Option<Checksum>,
 }
 
 impl Objects {
@@ -78,6 +80,7 @@ impl Objects {
             length,
             is_range,
             parts,
+            part_checksum,
         } = self.select(&found.record, &request).await?;
         Ok(HeadOutcome {
             info: info(found.record, bucket)?,
@@ -85,6 +88,7 @@ impl Objects {
             length,
             is_range,
             parts,
+            part_checksum,
         })
     }
 
@@ -102,6 +106,7 @@ impl Objects {
                         length,
                         is_range,
                         parts,
+                        part_checksum,
                     } = selected;
                     let info = info(found.record, bucket)?;
                     return Ok(GetOutcome {
@@ -110,6 +115,7 @@ impl Objects {
                         length,
                         is_range,
                         parts,
+                        part_checksum,
                         body,
                     });
                 }
@@ -164,6 +170,7 @@ impl Objects {
                 length: size,
                 is_range: false,
                 parts: None,
+                part_checksum: None,
             });
         };
         let (first, length) = resolve(range, size).ok_or(GetError::InvalidRange { size })?;
@@ -172,6 +179,7 @@ impl Objects {
             length,
             is_range: true,
             parts: None,
+            part_checksum: None,
         })
     }
 
@@ -184,6 +192,7 @@ impl Objects {
                     length: record.size,
                     is_range: record.size > 0,
                     parts: None,
+                    part_checksum: None,
                 }),
                 _ => Err(GetError::InvalidPartNumber {
                     parts: 1,
@@ -210,6 +219,7 @@ impl Objects {
                         length: entry.size,
                         is_range,
                         parts: Some(record.parts),
+                        part_checksum: part_checksum(Some(&(page.algorithm, entry.checksum))),
                     });
                 }
                 first += entry.size;

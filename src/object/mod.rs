@@ -52,6 +52,8 @@ pub struct Objects {
     boot: [u8; 16],
     keys: KeyLocks,
     completing: multipart::Completing,
+    /// Held by a tick of the sweeper, and by a recount.
+    sweeping: tokio::sync::Mutex<()>,
 }
 
 impl Objects {
@@ -66,6 +68,7 @@ impl Objects {
             boot,
             keys,
             completing,
+            sweeping: tokio::sync::Mutex::default(),
         })
     }
 }

@@ -77,6 +77,8 @@ pub struct GetOutcome {
     pub is_range: bool,
     /// `x-amz-mp-parts-count`, where a part was asked for.
     pub parts: Option<u16>,
+    /// Of the part that was asked for.
+    pub part_checksum: Option<Checksum>,
     pub body: ObjectBody,
 }
 
@@ -86,6 +88,7 @@ pub struct HeadOutcome {
     pub length: u64,
     pub is_range: bool,
     pub parts: Option<u16>,
+    pub part_checksum: Option<Checksum>,
 }
 
 pub enum ObjectBody {

@@ -1,6 +1,7 @@
 //! How much is stored: the counters that every commit keeps, and the recount that they must equal (invariant I5).
 
 use std::ops::{Bound, Range};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -17,6 +18,9 @@ use crate::object::{Objects, StoreError};
 
 /// Bytes of a counter key before its kind: table, scope, id.
 const SCOPE_BYTES: usize = 10;
+/// Recounts that may differ from each other because somebody writes; then the last one is told.
+const RECOUNTS_MAX: u32 = 5;
+const RECOUNT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Objects {
     /// What the counters say of one bucket.
@@ -69,6 +73,49 @@ impl Objects {
         })
         .await?;
         Ok(usage)
+    }
+
+    /// What the counters and the references say other than the rows; empty: all fits. The sweeper and the collector are
+    /// held off, but a request under way may change rows between two reads: what differs counts only if a second look
+    /// finds the same.
+    pub async fn differences(&self) -> Result<Vec<String>, StoreError> {
+        let _swept = self.sweeping.lock().await;
+        let _collected = self.chunks.pause_collector().await;
+        let mut found = self.differences_once().await?;
+        for _ in 0..RECOUNTS_MAX {
+            if found.is_empty() {
+                break;
+            }
+            tokio::time::sleep(RECOUNT_PAUSE).await;
+            let again = self.differences_once().await?;
+            if again == found {
+                break;
+            }
+            found = again;
+        }
+        Ok(found)
+    }
+
+    async fn differences_once(&self) -> Result<Vec<String>, StoreError> {
+        let mut found = Vec::new();
+        let mut last = String::new();
+        loop {
+            let page = self.all_buckets(&last, limits::LIST_BUCKETS_MAX).await?;
+            let Some(end) = page.last() else { break };
+            last.clone_from(&end.name);
+            for bucket in page {
+                let (counted, expected) = (self.counters(&bucket).await?, self.recount(&bucket).await?);
+                if counted != expected {
+                    let name = &bucket.name;
+                    found.push(format!(
+                        "the counters of {name} are {counted:?}, the rows say {expected:?}"
+                    ));
+                }
+            }
+        }
+        let recount = self.chunks.recount().await?;
+        found.extend(recount.differences.iter().map(ToString::to_string));
+        Ok(found)
     }
 
     /// The buckets of all owners in the order of their names, a page at a time.

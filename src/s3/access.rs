@@ -147,7 +147,6 @@ fn check_headers(headers: &HeaderMap) -> S3Result<()> {
             Some(b'c') if rest.starts_with("copy-source-server-side-encryption") => "Server-side encryption",
             Some(b'o') if rest.starts_with("object-lock") => "Object lock",
             Some(b'b') if rest.starts_with("bucket-object-lock") && !is_false(headers, name) => "Object lock",
-            Some(b'b') if rest == "bypass-governance-retention" && !is_false(headers, name) => "Object lock",
             Some(b'b') if rest == "bucket-namespace" => "A bucket namespace",
             Some(b'g') if rest.starts_with("grant-") => "A grant in an ACL",
             Some(b'm') if rest == "mfa" => "MFA delete",

@@ -85,8 +85,7 @@ pub(super) async fn get_object_attributes(
     };
     if let (true, Some(checksum)) = (wanted.checksum, &info.checksum) {
         let mut given = dto::Checksum::default();
-        // Here S3 leaves the number of parts out of a composite checksum.
-        give_checksum!(typed given, Some(checksum), 0);
+        give_checksum!(typed given, Some(checksum), info.etag.parts);
         output.checksum = Some(given);
     }
     if let (true, Some(parts)) = (wanted.parts, attributes.parts) {

@@ -48,14 +48,18 @@ pub(super) fn kind(kind: Option<&dto::ChecksumType>) -> S3Result<Option<Checksum
     }
 }
 
-/// A value in base64 of the algorithm's width.
+/// A value in base64 of the algorithm's width. Anything else matches no body, and is refused as such (ceph/s3-tests
+/// demands BadDigest; AWS says InvalidRequest).
 fn value(algorithm: ChecksumAlgorithm, text: &str) -> S3Result<Vec<u8>> {
     match STANDARD.decode(text) {
         Ok(value) if value.len() == algorithm.width() => Ok(value),
-        _ => Err(invalid_request(format!(
-            "Value for {PREFIX}{} header is invalid.",
-            algorithm.name().to_ascii_lowercase()
-        ))),
+        _ => Err(refuse(
+            S3ErrorCode::BadDigest,
+            format!(
+                "Value for {PREFIX}{} header is invalid.",
+                algorithm.name().to_ascii_lowercase()
+            ),
+        )),
     }
 }
 

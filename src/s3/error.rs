@@ -322,9 +322,10 @@ impl From<CopyPartError> for S3Error {
             CopyPartError::SourcePreconditionFailed(condition) => {
                 precondition_failed(&format!("x-amz-copy-source-{}", condition.to_ascii_lowercase()))
             }
-            CopyPartError::InvalidRange { size } => invalid_argument(format!(
-                "The range specified is not valid for a source object of size {size}."
-            )),
+            CopyPartError::InvalidRange { size } => refuse(
+                S3ErrorCode::InvalidRange,
+                format!("The range specified is not valid for a source object of size {size}."),
+            ),
             CopyPartError::TooLarge => invalid_request(format!(
                 "The copy source is larger than the maximum of {} bytes for one part. Give a x-amz-copy-source-range.",
                 limits::PUT_BYTES_MAX

@@ -55,6 +55,17 @@ impl Asked {
         Some(self.listed(self.prefix.as_deref().unwrap_or_default()))
     }
 
+    /// The prefix of a ListObjects: botocore does not decode it there, so it is encoded only if XML cannot hold it.
+    fn plain_prefix(&self) -> Option<String> {
+        let prefix = self.prefix.as_deref().unwrap_or_default();
+        let fits = |c: char| matches!(c, '\t' | '\n' | '\r') || (c >= ' ' && !matches!(c, '\u{FFFE}' | '\u{FFFF}'));
+        if prefix.chars().all(fits) {
+            Some(prefix.to_owned())
+        } else {
+            self.echoed_prefix()
+        }
+    }
+
     fn echoed_delimiter(&self) -> Option<String> {
         self.delimiter.as_deref().map(|delimiter| self.listed(delimiter))
     }
@@ -174,7 +185,7 @@ pub(super) async fn list_objects(
     let contents = contents(&entries.objects, &asked, Some(&owners))?;
     Ok(dto::ListObjectsOutput {
         name: Some(input.bucket),
-        prefix: asked.echoed_prefix(),
+        prefix: asked.plain_prefix(),
         marker: Some(asked.listed(input.marker.as_deref().unwrap_or_default())),
         max_keys: Some(convert::count(asked.max_keys)),
         is_truncated: Some(page.next.is_some()),

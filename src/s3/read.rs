@@ -41,9 +41,14 @@ macro_rules! give_object {
             $output.content_range = Some(format!("bytes {}-{last}/{}", $outcome.first, info.size));
         }
         $output.parts_count = $outcome.parts.map(i32::from);
-        // The checksum is of the whole object: a range is not what it proves.
-        if checksum::is_wanted($mode.as_ref()) && !$outcome.is_range {
-            give_checksum!(typed $output, info.checksum.as_ref(), info.etag.parts);
+        // A part has its own checksum; that of the whole object proves no range of it.
+        if checksum::is_wanted($mode.as_ref()) {
+            if let Some(part) = $outcome.part_checksum.as_ref() {
+                give_checksum!($output, Some(part), 0);
+                $output.checksum_type = info.checksum.as_ref().map(|checksum| checksum::kind_name(checksum.kind));
+            } else if !$outcome.is_range {
+                give_checksum!(typed $output, info.checksum.as_ref(), info.etag.parts);
+            }
         }
         give_object_headers!($output, info.headers);
     }};

@@ -41,6 +41,9 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
     if request.headers().get(AUTHORIZATION).is_some_and(HeaderValue::is_empty) {
         request.headers_mut().remove(AUTHORIZATION);
     }
+    if request.uri().query().is_some_and(never_valid) {
+        return Err(refuse(S3ErrorCode::AccessDenied, "Request has expired."));
+    }
     if request.method() != Method::POST {
         return Ok(());
     }
@@ -65,6 +68,12 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
         *request.body_mut() = Body::http_body_unsync(Keeping { body, frames });
     }
     Ok(())
+}
+
+/// Whether a presigned URL says that it was valid for no time at all: to its user it has expired.
+fn never_valid(query: &str) -> bool {
+    let expires = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
+    expires.is_some_and(|seconds| seconds == "0" || seconds.starts_with('-'))
 }
 
 /// The bytes of a DeleteObjects body as they came: s3s hands over only what it parsed, and the digests are ours to

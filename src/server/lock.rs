@@ -36,6 +36,7 @@ impl DirectoryLock {
     fn try_take(dir: &Path) -> Result<Self, Failure> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        sync_names_above(dir)?;
         let path = dir.join("LOCK");
         let mut file = OpenOptions::new()
             .read(true)
@@ -61,6 +62,25 @@ impl DirectoryLock {
         writeln!(file, "{}", std::process::id())?;
         Ok(Self { _file: file })
     }
+}
+
+/// Makes the names of `dir` and of the directories above it durable. Who made them, and whether they were synced, is
+/// unknown when they are there already. What may not be opened is not ours and was not made by us.
+fn sync_names_above(dir: &Path) -> io::Result<()> {
+    for above in dir.canonicalize()?.ancestors().skip(1) {
+        match File::open(above).and_then(|above| above.sync_all()) {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 enum Failure {

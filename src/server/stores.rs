@@ -10,7 +10,7 @@ use prometheus::{Gauge, IntGauge, Registry};
 
 use super::body::{BoxError, RequestBody};
 use super::service::Wire;
-use crate::admin::{Backend, BucketUsage, UsageReport};
+use crate::admin::{Backend, BucketUsage, Recount, UsageReport};
 use crate::chunk::codec::Compression;
 use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectorHandle};
 use crate::clock::Clock;
@@ -121,7 +121,10 @@ impl Stores {
             domains: config.domains.clone(),
         };
         let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
-        let background = (chunks.start_collector(), objects.start_sweeper(config.storage.collect_interval));
+        let background = (
+            chunks.start_collector(),
+            objects.start_sweeper(config.storage.collect_interval),
+        );
         let background = tokio::sync::Mutex::new(Some(background));
         Ok(Arc::new(Self {
             kv,
@@ -202,6 +205,11 @@ impl Backend for Stores {
             pack_bytes: usage.pack_bytes,
             buckets,
         })
+    }
+
+    async fn recount(&self) -> Result<Recount, String> {
+        let differences = self.objects.differences().await.map_err(|error| error.to_string())?;
+        Ok(Recount { differences })
     }
 
     async fn refresh_metrics(&self) {

@@ -63,6 +63,14 @@ pub struct HttpMetrics {
     pub network_sent: IntCounter,
 }
 
+fn latency(registry: &Registry) -> Result<HistogramVec, prometheus::Error> {
+    let name = "cairn_http_request_duration_seconds";
+    let options = HistogramOpts::new(name, "Time from a request's head to the last byte of its answer.");
+    let latency = HistogramVec::new(options.buckets(LATENCY_BUCKETS.to_vec()), &["operation"])?;
+    registry.register(Box::new(latency.clone()))?;
+    Ok(latency)
+}
+
 impl HttpMetrics {
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
@@ -100,15 +108,7 @@ impl HttpMetrics {
             "Requests and connections over a limit.",
             &["limit"],
         )?;
-        let latency = HistogramVec::new(
-            HistogramOpts::new(
-                "cairn_http_request_duration_seconds",
-                "Time from a request's head to the last byte of its answer.",
-            )
-            .buckets(LATENCY_BUCKETS.to_vec()),
-            &["operation"],
-        )?;
-        registry.register(Box::new(latency.clone()))?;
+        let latency = latency(registry)?;
         let by_operation = Operation::ALL.iter().map(|operation| {
             let name = operation.name();
             OfOperation {

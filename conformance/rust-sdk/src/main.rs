@@ -17,8 +17,13 @@ fn variable(name: &str) -> Outcome<String> {
 }
 
 fn client() -> Outcome<Client> {
-    let credentials =
-        Credentials::new(variable("AWS_ACCESS_KEY_ID")?, variable("AWS_SECRET_ACCESS_KEY")?, None, None, "environment");
+    let credentials = Credentials::new(
+        variable("AWS_ACCESS_KEY_ID")?,
+        variable("AWS_SECRET_ACCESS_KEY")?,
+        None,
+        None,
+        "environment",
+    );
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .endpoint_url(variable("ENDPOINT")?)
@@ -36,12 +41,21 @@ struct Session {
 
 impl Session {
     async fn read(&self, key: &str, range: Option<&str>) -> Outcome<Vec<u8>> {
-        let request = self.client.get_object().bucket(&self.bucket).key(key).set_range(range.map(str::to_owned));
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .set_range(range.map(str::to_owned));
         Ok(request.send().await?.body.collect().await?.to_vec())
     }
 
     async fn expect(&self, key: &str, bytes: &[u8]) -> Outcome {
-        if self.read(key, None).await? == bytes { Ok(()) } else { Err(format!("{key} came back different").into()) }
+        if self.read(key, None).await? == bytes {
+            Ok(())
+        } else {
+            Err(format!("{key} came back different").into())
+        }
     }
 
     async fn put(&self, key: &str, bytes: &[u8], algorithm: ChecksumAlgorithm) -> Outcome {
@@ -54,16 +68,34 @@ impl Session {
     /// Sends the file as a stream, so that the SDK frames it as aws-chunked with a trailer.
     async fn put_stream(&self, key: &str, path: &Path, bytes: &[u8]) -> Outcome {
         let body = ByteStream::from_path(path).await?;
-        self.client.put_object().bucket(&self.bucket).key(key).body(body).send().await?;
+        self.client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .body(body)
+            .send()
+            .await?;
         self.expect(key, bytes).await
     }
 
     async fn multipart(&self, key: &str, bytes: &[u8]) -> Outcome {
-        let created = self.client.create_multipart_upload().bucket(&self.bucket).key(key).send().await?;
+        let created = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .send()
+            .await?;
         let upload = created.upload_id().ok_or("no upload id")?;
         let mut parts = Vec::new();
         for (number, chunk) in (1..).zip(bytes.chunks(PART_BYTES)) {
-            let request = self.client.upload_part().bucket(&self.bucket).key(key).upload_id(upload).part_number(number);
+            let request = self
+                .client
+                .upload_part()
+                .bucket(&self.bucket)
+                .key(key)
+                .upload_id(upload)
+                .part_number(number);
             let answer = request.body(ByteStream::from(chunk.to_vec())).send().await?;
             parts.push(
                 CompletedPart::builder()
@@ -74,7 +106,12 @@ impl Session {
             );
         }
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
+        let request = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .upload_id(upload);
         request.multipart_upload(parts).send().await?;
         self.expect(key, bytes).await
     }
@@ -83,12 +120,19 @@ impl Session {
         loop {
             let page = self.client.list_objects_v2().bucket(&self.bucket).send().await?;
             let keys = page.contents().iter().filter_map(|object| object.key());
-            let keys = keys.map(|key| ObjectIdentifier::builder().key(key).build()).collect::<Result<Vec<_>, _>>()?;
+            let keys = keys
+                .map(|key| ObjectIdentifier::builder().key(key).build())
+                .collect::<Result<Vec<_>, _>>()?;
             if keys.is_empty() {
                 return Ok(());
             }
             let delete = Delete::builder().set_objects(Some(keys)).build()?;
-            self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await?;
+            self.client
+                .delete_objects()
+                .bucket(&self.bucket)
+                .delete(delete)
+                .send()
+                .await?;
         }
     }
 }
@@ -96,14 +140,26 @@ impl Session {
 #[tokio::main]
 async fn main() -> Outcome {
     let bucket = format!("rust-sdk-{}", variable("SCHEME")?);
-    let session = Session { client: client()?, bucket };
+    let session = Session {
+        client: client()?,
+        bucket,
+    };
     session.client.create_bucket().bucket(&session.bucket).send().await?;
     for entry in std::fs::read_dir(variable("FILES")?)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).ok_or("a file without a name")?;
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or("a file without a name")?;
         let bytes = std::fs::read(&path)?;
-        for algorithm in [ChecksumAlgorithm::Crc32, ChecksumAlgorithm::Crc64Nvme, ChecksumAlgorithm::Sha256] {
-            session.put(&format!("put/{algorithm}/{name}"), &bytes, algorithm).await?;
+        for algorithm in [
+            ChecksumAlgorithm::Crc32,
+            ChecksumAlgorithm::Crc64Nvme,
+            ChecksumAlgorithm::Sha256,
+        ] {
+            session
+                .put(&format!("put/{algorithm}/{name}"), &bytes, algorithm)
+                .await?;
         }
         session.put_stream(&format!("stream/{name}"), &path, &bytes).await?;
         if !bytes.is_empty() {
@@ -114,7 +170,14 @@ async fn main() -> Outcome {
             }
         }
         let source = format!("{}/stream/{name}", session.bucket);
-        session.client.copy_object().bucket(&session.bucket).key("copied").copy_source(source).send().await?;
+        session
+            .client
+            .copy_object()
+            .bucket(&session.bucket)
+            .key("copied")
+            .copy_source(source)
+            .send()
+            .await?;
         session.expect("copied", &bytes).await?;
     }
     session.empty().await?;

@@ -24,6 +24,7 @@ pub trait LogFault: Send + Sync {
 /// device needs time.
 pub(super) struct LogFile {
     file: File,
+    is_direct: bool,
     pub path: PathBuf,
     pub bytes: u64,
     fault: Option<Arc<dyn LogFault>>,
@@ -38,20 +39,19 @@ impl LogFile {
 
     pub fn open(path: PathBuf, fault: Option<Arc<dyn LogFault>>) -> io::Result<Self> {
         let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
-        let file = match OpenOptions::new()
+        let (file, is_direct) = match OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(direct)
             .open(&path)
         {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                OpenOptions::new().read(true).write(true).open(&path)?
-            }
-            opened => opened?,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => (open_buffered(&path)?, false),
+            opened => (opened?, true),
         };
         let bytes = file.metadata()?.len();
         Ok(Self {
             file,
+            is_direct,
             path,
             bytes,
             fault,
@@ -64,10 +64,22 @@ impl LogFile {
 
     /// `data` and `at` are multiples of a block, `data` aligned to one.
     pub fn write(&mut self, data: &[u8], at: u64) -> io::Result<()> {
-        self.check(LogStep::Write)?;
-        self.file.write_all_at(data, at)?;
+        match self.try_write(data, at) {
+            // Some file systems take the flag and then refuse the write, or want larger blocks.
+            Err(error) if self.is_direct && error.kind() == io::ErrorKind::InvalidInput => {
+                self.file = open_buffered(&self.path)?;
+                self.is_direct = false;
+                self.try_write(data, at)?;
+            }
+            done => done?,
+        }
         self.bytes = self.bytes.max(at + data.len() as u64);
         Ok(())
+    }
+
+    fn try_write(&self, data: &[u8], at: u64) -> io::Result<()> {
+        self.check(LogStep::Write)?;
+        self.file.write_all_at(data, at)
     }
 
     pub fn sync(&self) -> io::Result<()> {
@@ -89,19 +101,11 @@ impl LogFile {
     }
 }
 
-/// Makes creations, renames and removals in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+fn open_buffered(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
 }
 
-/// Creates `dir` and makes its entry in the parent durable.
-pub(in crate::kv) fn create_dir_durably(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(dir)?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-        _ => sync_dir(Path::new(".")),
-    }
+/// Makes creations, renames and removals in `dir` durable.
+pub(in crate::kv) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }

@@ -13,7 +13,7 @@ use super::keeper::{LOG_SUFFIX, LogFiles};
 use super::recover::Recovered;
 use crate::ids::Sequence;
 use crate::kv::Value;
-use crate::limits::MIB;
+use crate::limits::{LOG_FRAME_BYTES_MAX, MIB};
 
 /// Bytes of the frame buffer that are kept between groups.
 const BUFFER_KEEP_BYTES: usize = MIB;
@@ -89,6 +89,12 @@ impl Log {
     /// [`Log::sync`].
     pub fn append(&mut self, count: u32) -> io::Result<Effects<'_>> {
         let length = u32::try_from(self.buffer.len()).map_err(io::Error::other)?;
+        if self.buffer.len() > LOG_FRAME_BYTES_MAX {
+            // Recovery would take it for damage. The committer keeps groups far below.
+            return Err(io::Error::other(format!(
+                "a frame of {length} bytes; {LOG_FRAME_BYTES_MAX} are allowed"
+            )));
+        }
         self.buffer.pad();
         let padded = self.buffer.len() as u64;
         if self.at + padded > self.file.bytes && self.at > BLOCK_BYTES as u64 {

@@ -19,13 +19,26 @@ const DELETED_MAX: u64 = 8192;
 /// Tombstones that one scan may skip before its range is compacted.
 const SKIPPED_MAX: u64 = 1024;
 /// Compactions may take one part in this many of the time.
-const PACE: u32 = 8;
+const PACE: u32 = 3;
 const POLL: Duration = Duration::from_secs(1);
+/// A compaction waits until no row was deleted for so long, so that one serves a burst of deletions,
+const SETTLE: Duration = Duration::from_millis(250);
+/// but not longer than this.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
 
 struct Marked {
     range: Range<Vec<u8>>,
     deleted: u64,
-    is_due: bool,
+    due: Option<Instant>,
+    due_max: Option<Instant>,
+}
+
+impl Marked {
+    fn make_due(&mut self) {
+        let now = Instant::now();
+        let due_max = *self.due_max.get_or_insert(now + SETTLE_MAX);
+        self.due = Some((now + SETTLE).min(due_max));
+    }
 }
 
 #[derive(Default)]
@@ -51,7 +64,8 @@ impl State {
         let fresh = || Marked {
             range: start.to_vec()..end.to_vec(),
             deleted: 0,
-            is_due: false,
+            due: None,
+            due_max: None,
         };
         let marked = self.marked.entry(family).or_insert_with(fresh);
         if start < marked.range.start.as_slice() {
@@ -63,8 +77,14 @@ impl State {
         marked
     }
 
-    fn take_due(&mut self) -> Option<Job> {
-        let family = *self.marked.iter().find(|(_, marked)| marked.is_due)?.0;
+    /// When the next compaction is due.
+    fn next_due(&self) -> Option<Instant> {
+        self.marked.values().filter_map(|marked| marked.due).min()
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<Job> {
+        let is_due = |marked: &Marked| marked.due.is_some_and(|due| due <= now);
+        let family = *self.marked.iter().find(|(_, marked)| is_due(marked))?.0;
         let marked = self.marked.remove(&family)?;
         Some(Job::Compact(family, marked.range))
     }
@@ -79,13 +99,24 @@ impl Deletions {
         let mut state = self.state.lock();
         let marked = state.mark(family, key, key);
         marked.deleted += 1;
-        marked.is_due |= marked.deleted >= DELETED_MAX;
+        if marked.deleted >= DELETED_MAX {
+            marked.make_due();
+            if marked.deleted == DELETED_MAX {
+                self.wake.notify_one();
+            }
+        }
     }
 
     /// A scan of `range` passed `tombstones` on its way.
     pub fn skipped(&self, family: Family, range: &Range<Bytes>, tombstones: u64) {
         if tombstones >= SKIPPED_MAX {
-            self.state.lock().mark(family, &range.start, &range.end).is_due = true;
+            let mut state = self.state.lock();
+            let marked = state.mark(family, &range.start, &range.end);
+            // Scans that pass the same tombstones again do not put it off.
+            if marked.due.is_none() {
+                marked.make_due();
+                self.wake.notify_one();
+            }
         }
     }
 
@@ -104,12 +135,15 @@ impl Deletions {
             if std::mem::take(&mut state.wants_flush) {
                 return Some(Job::Flush);
             }
-            if Instant::now() >= not_before
-                && let Some(job) = state.take_due()
+            let now = Instant::now();
+            if now >= not_before
+                && let Some(job) = state.take_due(now)
             {
                 return Some(job);
             }
-            self.wake.wait_for(&mut state, POLL);
+            let due = state.next_due().map(|due| due.max(not_before));
+            let wait = due.map_or(POLL, |due| due.saturating_duration_since(now).min(POLL));
+            self.wake.wait_for(&mut state, wait);
         }
     }
 }

@@ -191,14 +191,34 @@ impl Database {
         if reach == Reach::Memory {
             return fill(&mut rows, scan, limit).map(Page::finish);
         }
-        set_perf_stats(PerfStatsLevel::EnableCount);
-        let mut counts = PerfContext::default();
-        counts.reset();
-        let page = fill(&mut rows, scan, limit)?;
-        self.deletions
-            .skipped(family, range, counts.metric(PerfMetric::InternalDeleteSkippedCount));
-        Ok(page.finish())
+        let (page, tombstones) = counting_tombstones(|| fill(&mut rows, scan, limit));
+        self.deletions.skipped(family, range, tombstones);
+        page.map(Page::finish)
     }
+
+    /// Tombstones that a scan of all of `range` passes.
+    #[cfg(test)]
+    pub fn tombstones(&self, family: Family, range: &Range<Bytes>) -> u64 {
+        let mut bounds = options(Reach::Disk);
+        bounds.set_iterate_upper_bound(range.end.to_vec());
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(family).ok().unwrap(), bounds);
+        let walk = || {
+            rows.seek(&range.start);
+            while rows.valid() {
+                rows.next();
+            }
+        };
+        counting_tombstones(walk).1
+    }
+}
+
+/// What `walk` returns, and how many tombstones it passed.
+fn counting_tombstones<T>(walk: impl FnOnce() -> T) -> (T, u64) {
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut counts = PerfContext::default();
+    counts.reset();
+    let walked = walk();
+    (walked, counts.metric(PerfMetric::InternalDeleteSkippedCount))
 }
 
 /// Reads up to `limit` rows.

@@ -5,27 +5,31 @@
 
 mod deletions;
 mod engine;
+mod in_place;
 mod options;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 
 pub use options::RocksOptions;
 
 use self::deletions::Tidier;
 use self::engine::{Database, FlushState, Miss, Reach};
+use self::in_place::Gates;
 use super::committer::{Committer, Engine};
-use super::log::{Keeper, Log, LogError, LogFiles, create_dir_durably, recover};
+use super::log::{Keeper, Log, LogError, LogFiles, recover, sync_dir};
 use super::metrics::KvMetrics;
 use super::range::{family_of, half_open};
-use super::{CommitError, Kv, Mutation, ReadError, Row, Scan, Value};
+use super::{CommitError, Family, Kv, Mutation, ReadError, Row, Scan, Value};
 use crate::ids::Sequence;
 
 /// Keys that one call reads in place; more go to the pool, so that no async thread is held up.
@@ -74,6 +78,7 @@ pub struct RocksKv {
     threads: Arc<Threads>,
     database: Arc<Database>,
     reads: Arc<Semaphore>,
+    gates: Arc<Gates>,
     metrics: Arc<KvMetrics>,
     reads_in_place: prometheus::IntCounter,
     reads_in_pool: prometheus::IntCounter,
@@ -91,6 +96,7 @@ impl RocksKv {
             database: Arc::clone(&threads.database),
             threads: Arc::new(threads),
             reads,
+            gates: Arc::default(),
             reads_in_place: metrics.reads.with_label_values(&["place"]),
             reads_in_pool: metrics.reads.with_label_values(&["pool"]),
             metrics,
@@ -115,18 +121,39 @@ impl RocksKv {
         &self.metrics
     }
 
-    /// Runs a read that may wait for the disk.
+    /// Runs a short read of one family on this thread: through to the disk while that is known to be in memory too, else
+    /// only as far as RocksDB's own memory goes.
+    fn in_place<T>(&self, family: Family, read: impl FnOnce(Reach) -> Result<T, Miss>) -> Result<T, Miss> {
+        let Some(gate) = self.gates.of(family).filter(|gate| gate.is_open()) else {
+            return read(Reach::Memory);
+        };
+        let start = Instant::now();
+        let found = read(Reach::Disk);
+        gate.took_in_place(start.elapsed());
+        found
+    }
+
+    /// Runs a read that may wait for the disk. `short`: the family and number of its reads, if they are of the kind that is
+    /// done in place.
     async fn in_pool<T: Send + 'static>(
         &self,
+        short: Option<(Family, u32)>,
         read: impl FnOnce(&Database) -> Result<T, Miss> + Send + 'static,
     ) -> Result<T, ReadError> {
         let stopped = || ReadError::Unavailable("the store is shutting down".to_owned());
         self.reads_in_pool.inc();
         let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| stopped())?;
-        let database = Arc::clone(&self.database);
+        let (database, gates) = (Arc::clone(&self.database), Arc::clone(&self.gates));
         let reading = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            read(&database)
+            let start = Instant::now();
+            let found = read(&database);
+            if let Some((family, reads)) = short
+                && let Some(gate) = gates.of(family)
+            {
+                gate.took_in_pool(start.elapsed() / reads.max(1));
+            }
+            found
         });
         Ok(reading.await.map_err(|_| stopped())??)
     }
@@ -134,9 +161,10 @@ impl RocksKv {
 
 fn open_blocking(options: &RocksOptions, metrics: Arc<KvMetrics>) -> Result<Threads, OpenError> {
     let log_dir = options.dir.join("log");
-    create_dir_durably(&options.dir)?;
-    create_dir_durably(&log_dir)?;
-    create_dir_durably(&options.dir.join("db"))?;
+    std::fs::create_dir_all(&log_dir)?;
+    std::fs::create_dir_all(options.dir.join("db"))?;
+    // Also when they were there: a process may have been killed after making them.
+    sync_dir(&options.dir)?;
     let database = Arc::new(Database::open(options)?);
     let applied = database.applied()?;
     let found = recover(&log_dir, applied, &mut |effects, last| database.apply(effects, last))?;
@@ -170,22 +198,17 @@ fn open_blocking(options: &RocksOptions, metrics: Arc<KvMetrics>) -> Result<Thre
 }
 
 impl Drop for RocksKv {
-    /// Closing blocks: it is done on a thread of its own, unless [`RocksKv::shutdown`] did it already. A thread that
-    /// outlives `main` would meet RocksDB's statics destroyed, so a process must shut down before it ends.
+    /// Without [`RocksKv::shutdown`] before, closing blocks the thread that drops the store for a flush: a thread that
+    /// outlived `main` would meet RocksDB's statics destroyed, and a half-closed store would keep the next from opening.
     fn drop(&mut self) {
         if self.threads.is_stopped.load(Ordering::Acquire) {
             return;
         }
-        let (threads, database) = (Arc::clone(&self.threads), Arc::clone(&self.database));
-        let close = move || {
-            threads.stop();
-            drop((threads, database));
-        };
-        if let Err(error) = std::thread::Builder::new()
-            .name("cairn-kv-close".to_owned())
-            .spawn(close)
-        {
-            tracing::error!(%error, "the metadata store could not be closed in the background");
+        let is_worker = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if is_worker {
+            tokio::task::block_in_place(|| self.threads.stop());
+        } else {
+            self.threads.stop();
         }
     }
 }
@@ -194,7 +217,8 @@ impl Drop for RocksKv {
 #[deny(clippy::missing_trait_methods)]
 impl Kv for RocksKv {
     async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        match self.database.get(key, Reach::Memory) {
+        let Some(family) = Family::of(key) else { return Ok(None) };
+        match self.in_place(family, |reach| self.database.get(key, reach)) {
             Ok(value) => {
                 self.reads_in_place.inc();
                 Ok(value)
@@ -202,7 +226,8 @@ impl Kv for RocksKv {
             Err(Miss::Failed(error)) => Err(error),
             Err(Miss::NotInMemory) => {
                 let key = Bytes::copy_from_slice(key);
-                self.in_pool(move |database| database.get(&key, Reach::Disk)).await
+                self.in_pool(Some((family, 1)), move |database| database.get(&key, Reach::Disk))
+                    .await
             }
         }
     }
@@ -211,25 +236,27 @@ impl Kv for RocksKv {
         let mut found: Vec<Option<Value>> = vec![None; keys.len()];
         let mut missing = Vec::new();
         for (index, (key, slot)) in keys.iter().zip(found.iter_mut()).enumerate() {
+            let Some(family) = Family::of(key) else { continue };
             if index >= KEYS_IN_PLACE_MAX {
-                missing.push((index, key.clone()));
+                missing.push((index, family, key.clone()));
                 continue;
             }
-            match self.database.get(key, Reach::Memory) {
+            match self.in_place(family, |reach| self.database.get(key, reach)) {
                 Ok(value) => *slot = value,
                 Err(Miss::Failed(error)) => return Err(error),
-                Err(Miss::NotInMemory) => missing.push((index, key.clone())),
+                Err(Miss::NotInMemory) => missing.push((index, family, key.clone())),
             }
         }
-        if missing.is_empty() {
+        let Some(&(_, family, _)) = missing.first() else {
             self.reads_in_place.inc();
             return Ok(found);
-        }
+        };
+        let reads = u32::try_from(missing.len()).unwrap_or(u32::MAX);
         let read = move |database: &Database| {
-            let one = |(index, key): (usize, Bytes)| Ok((index, database.get(&key, Reach::Disk)?));
+            let one = |(index, _, key): (usize, Family, Bytes)| Ok((index, database.get(&key, Reach::Disk)?));
             missing.into_iter().map(one).collect::<Result<Vec<_>, Miss>>()
         };
-        for (index, value) in self.in_pool(read).await? {
+        for (index, value) in self.in_pool(Some((family, reads)), read).await? {
             if let Some(slot) = found.get_mut(index) {
                 *slot = value;
             }
@@ -240,8 +267,9 @@ impl Kv for RocksKv {
     async fn scan(&self, scan: Scan) -> Result<Vec<Row>, ReadError> {
         let family = family_of(&scan)?;
         let range = half_open(&scan, family);
-        if scan.limit <= ROWS_IN_PLACE_MAX {
-            match self.database.scan(family, &range, &scan, Reach::Memory) {
+        let is_short = scan.limit <= ROWS_IN_PLACE_MAX;
+        if is_short {
+            match self.in_place(family, |reach| self.database.scan(family, &range, &scan, reach)) {
                 Ok(rows) => {
                     self.reads_in_place.inc();
                     return Ok(rows);
@@ -250,8 +278,10 @@ impl Kv for RocksKv {
                 Err(Miss::NotInMemory) => {}
             }
         }
-        self.in_pool(move |database| database.scan(family, &range, &scan, Reach::Disk))
-            .await
+        self.in_pool(is_short.then_some((family, 1)), move |database| {
+            database.scan(family, &range, &scan, Reach::Disk)
+        })
+        .await
     }
 
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {

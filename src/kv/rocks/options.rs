@@ -126,7 +126,7 @@ fn family_options(family: Family, options: &RocksOptions, cache: &Cache) -> Opti
             made.set_enable_blob_gc(true);
             made.set_blob_gc_age_cutoff(0.3);
             made.set_blob_gc_force_threshold(0.5);
-            made.set_blob_cache(cache);
+            // No blob cache: the page cache keeps bodies, and a body must not drive out hundreds of other rows.
         }
         Family::References => {
             table.set_block_size(8 * KIB);

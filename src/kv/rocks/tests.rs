@@ -151,7 +151,8 @@ async fn a_failed_sync_or_write_poisons_until_a_restart() {
         write(&kv, 0..10).await;
         assert_eq!(kv.health(), Ok(()));
         let flag = if fails_sync { &fault.sync } else { &fault.write };
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The idle mark must be written before: it would take the failure.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         flag.store(true, Ordering::SeqCst);
         let lost = || {
             let mut mutation = Mutation::new();
@@ -166,10 +167,84 @@ async fn a_failed_sync_or_write_poisons_until_a_restart() {
         assert_eq!(kv.get(&suite::key(Family::Rest, "lost")).await.unwrap(), None);
         kv.shutdown().await;
         drop(kv);
-        tokio::time::sleep(Duration::from_millis(200)).await;
         let kv = open(dir.path()).await;
         check(&kv, 10).await;
         write(&kv, 10..11).await;
         kv.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletions_are_compacted_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = open(dir.path()).await;
+    let row = |number: u64| suite::key(Family::Heads, &format!("{number:06}"));
+    let change = async |numbers: std::ops::Range<u64>, deletes: bool| {
+        for start in numbers.clone().step_by(500) {
+            let mut mutation = Mutation::deferred();
+            for number in start..(start + 500).min(numbers.end) {
+                if deletes {
+                    mutation.delete(row(number));
+                } else {
+                    mutation.put(row(number), vec![0; 100]);
+                }
+            }
+            kv.commit(mutation).await.unwrap();
+        }
+    };
+    change(0..20_000, false).await;
+    change(0..10_000, true).await;
+    let range = row(0)..row(20_000);
+    assert!(kv.database.tombstones(Family::Heads, &range) >= 10_000);
+    let tidied = async {
+        while kv.database.tombstones(Family::Heads, &range) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), tidied).await.unwrap();
+    assert_eq!(kv.metrics().compactions.get(), 1, "one burst, one compaction");
+    kv.shutdown().await;
+}
+
+#[tokio::test]
+async fn dropping_without_shutdown_closes_before_it_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    for generation in 0..3 {
+        let kv = open(dir.path()).await;
+        if generation > 0 {
+            check(&kv, generation * 20).await;
+        }
+        write(&kv, generation * 20..(generation + 1) * 20).await;
+        drop(kv);
+    }
+}
+
+/// Refuses direct writes as some file systems do, until the log writes through the page cache.
+#[derive(Default)]
+struct RefusesOnce(AtomicBool);
+
+impl LogFault for RefusesOnce {
+    fn before(&self, step: LogStep) -> io::Result<()> {
+        if step == LogStep::Write && !self.0.swap(true, Ordering::SeqCst) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_direct_write_is_done_through_the_page_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let fault = Arc::new(RefusesOnce::default());
+    let with_fault = RocksOptions {
+        log_fault: Some(fault.clone()),
+        ..options(dir.path())
+    };
+    let kv = RocksKv::open(with_fault, &prometheus::Registry::new()).await.unwrap();
+    write(&kv, 0..20).await;
+    assert!(fault.0.load(Ordering::SeqCst));
+    assert_eq!(kv.health(), Ok(()));
+    kv.shutdown().await;
+    drop(kv);
+    check(&open(dir.path()).await, 20).await;
 }

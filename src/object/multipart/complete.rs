@@ -39,9 +39,9 @@ impl From<StoreError> for CompleteError {
 
 impl Objects {
     /// Makes an object of the listed parts. The answer is kept for a day: a retry gets the same one.
-    pub async fn complete_upload(&self, grant: &Grant, request: CompleteUpload) -> Result<Written, CompleteError> {
+    pub async fn complete_upload(&self, grant: &Grant, mut request: CompleteUpload) -> Result<Written, CompleteError> {
         let bucket = grant.bucket().ok_or(CompleteError::NoSuchUpload)?;
-        check_order(&request.parts)?;
+        check_order(&mut request.parts)?;
         let turn = self.completing.enter(request.upload);
         let _turn = turn.lock.lock().await;
         let Some(upload) = self.claim(bucket, &request).await? else {
@@ -167,13 +167,22 @@ impl Objects {
     }
 }
 
-fn check_order(parts: &[CompletedPart]) -> Result<(), CompleteError> {
+/// Parts ascend. Of a part that is named more than once the last mention counts: a client that sent a part again may
+/// list both.
+fn check_order(parts: &mut Vec<CompletedPart>) -> Result<(), CompleteError> {
     if parts.is_empty() || parts.len() > usize::from(limits::PART_NUMBER_MAX) {
         return Err(CompleteError::PartCount);
     }
-    if !parts.is_sorted_by(|one, next| one.number < next.number) {
+    if !parts.is_sorted_by_key(|part| part.number) {
         return Err(CompleteError::InvalidPartOrder);
     }
+    parts.dedup_by(|later, kept| {
+        let is_again = later.number == kept.number;
+        if is_again {
+            std::mem::swap(later, kept);
+        }
+        is_again
+    });
     Ok(())
 }
 

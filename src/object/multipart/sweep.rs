@@ -79,6 +79,7 @@ impl Objects {
 
     /// One bounded step; true: there is more to do now.
     pub(crate) async fn sweep_tick(&self, cursor: &mut Cursor) -> Result<bool, StoreError> {
+        let _one = self.sweeping.lock().await;
         let answers_left = self.expire_completed(cursor).await?;
         let rows = self
             .scan_from(Table::UploadGarbage, &cursor.garbage, ROWS_PER_TICK)

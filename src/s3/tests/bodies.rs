@@ -153,7 +153,7 @@ async fn digests_in_headers_are_checked() {
             .header(TRAILER, bad)
             .send(&gateway)
             .await
-            .refused(400, "InvalidRequest");
+            .refused(400, "BadDigest");
     }
     let two = put()
         .header(TRAILER, &sha256(DATA))

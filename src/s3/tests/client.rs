@@ -334,7 +334,8 @@ pub struct Signer {
 
 impl Signer {
     fn new(secret: &str, late_secs: i64) -> Self {
-        let now = OffsetDateTime::now_utc() - time::Duration::seconds(late_secs);
+        let now = OffsetDateTime::from_unix_timestamp(Clock::system().now().unix_secs() as i64).unwrap()
+            - time::Duration::seconds(late_secs);
         let time = now
             .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
             .unwrap();

@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::history::{Clock, History, Mark};
 use crate::kill::{Round, create_bucket};
 use crate::pages::Pages;
-use crate::server::{Launch, NotReady, Server};
+use crate::server::{Launch, NotReady, STORE, Server};
 use crate::verify::{Finding, check_key, verify};
 use crate::workload::{BUCKET, Scale, WRITERS};
 use fastrand::Rng;
@@ -143,6 +143,7 @@ async fn flip_all(
 }
 
 fn class_of(path: &str) -> Option<&'static str> {
+    let path = path.strip_prefix(STORE)?.strip_prefix('/')?;
     let name = path.rsplit('/').next().unwrap_or(path);
     if path.starts_with("log/") {
         Some("commit log")

@@ -10,6 +10,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
+/// The gateway's directory below the one that is recorded, so that the names above it are recorded too.
+pub const STORE: &str = "made/store";
+
 const ACCESS_KEY: &str = "torturetorture";
 const SECRET_KEY: &str = "torture-secret-torture-secret";
 
@@ -19,7 +22,7 @@ pub struct Launch {
     /// The gateway's binary.
     #[arg(long, default_value = "bin/cairn")]
     pub binary: PathBuf,
-    /// Its arguments, split at spaces; {data}, {listen} and {admin} are filled in.
+    /// Its arguments, split at spaces; {data}, a directory that it makes itself, {listen} and {admin} are filled in.
     #[arg(long, default_value = "serve --data {data} --listen {listen} --admin-listen {admin}")]
     pub arguments: String,
     /// More environment, NAME=VALUE; may be repeated.
@@ -40,6 +43,9 @@ pub struct Launch {
     /// Do not ask for a recount of the counters: for servers that have none.
     #[arg(long)]
     pub no_recount: bool,
+    /// Give the gateway its root key pair; else it makes one, which must outlive what the test does to it.
+    #[arg(long)]
+    pub given_keys: bool,
 }
 
 /// Where the recorder writes, and which syncs it leaves out.
@@ -93,16 +99,18 @@ impl Server {
         let sink = File::options().create(true).append(true).open(&output)?;
         let mut command = Command::new(std::fs::canonicalize(&launch.binary)?);
         for argument in launch.arguments.split_whitespace() {
-            let argument = argument.replace("{data}", &data.to_string_lossy());
+            let argument = argument.replace("{data}", &data.join(STORE).to_string_lossy());
             command.arg(
                 argument
                     .replace("{listen}", &listen.to_string())
                     .replace("{admin}", &admin.to_string()),
             );
         }
-        command
-            .env("CAIRN_ROOT_ACCESS_KEY", ACCESS_KEY)
-            .env("CAIRN_ROOT_SECRET_KEY", SECRET_KEY);
+        if launch.given_keys {
+            command
+                .env("CAIRN_ROOT_ACCESS_KEY", ACCESS_KEY)
+                .env("CAIRN_ROOT_SECRET_KEY", SECRET_KEY);
+        }
         for pair in &launch.env {
             let (name, value) = pair.split_once('=').ok_or("--env takes NAME=VALUE")?;
             command.env(name, value);
@@ -129,6 +137,9 @@ impl Server {
             output,
         };
         server.wait_ready(launch).await?;
+        if !launch.given_keys {
+            (server.access.access_key, server.access.secret_key) = root_key(&data.join(STORE).join("root-key"))?;
+        }
         Ok(server)
     }
 
@@ -192,6 +203,18 @@ impl Server {
             _ => Err(format!("the counters differ from a recount ({status}): {text}").into()),
         }
     }
+}
+
+/// The pair of names and values that the gateway's own file holds.
+fn root_key(path: &Path) -> Result<(String, String)> {
+    let file = std::fs::read_to_string(path)?;
+    let value = |name: &str| {
+        let mut lines = file.lines().filter_map(|line| line.split_once(" = "));
+        let found = lines.find(|(found, _)| *found == name);
+        found.map(|(_, value)| value.trim_matches('"').to_owned())
+    };
+    let pair = value("access_key").zip(value("secret_key"));
+    Ok(pair.ok_or("root-key holds no key pair")?)
 }
 
 async fn get(address: SocketAddr, target: &str) -> Result<(u16, Vec<u8>)> {

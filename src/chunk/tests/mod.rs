@@ -1,0 +1,10 @@
+//! Tests of the chunk store as a whole. The invariants' names are those of ARCHITECTURE.md.
+
+mod collecting;
+mod composing;
+mod crash;
+mod harness;
+mod healing;
+mod invariants;
+mod races;
+mod storing;
