@@ -89,6 +89,14 @@ async fn overwriting_and_deleting_free_what_was_there() {
     assert_eq!((test.rows(Table::Data).await, test.rows(Table::Chunk).await), (0, 0));
 }
 
+fn with_checksum(put: PutRequest, checksum: ExpectedChecksum) -> PutRequest {
+    let integrity = Integrity {
+        content_md5: None,
+        checksum,
+    };
+    PutRequest { integrity, ..put }
+}
+
 #[tokio::test]
 async fn a_body_that_is_not_what_was_sent_leaves_nothing() {
     let test = Fixture::new().await;
@@ -108,29 +116,16 @@ async fn a_body_that_is_not_what_was_sent_leaves_nothing() {
             ..put
         });
         assert!(matches!(refused(error.await), ReceiveError::BadMd5));
-        let error = put(|put| {
-            let checksum = ExpectedChecksum::Header(ChecksumAlgorithm::Sha256, vec![0; 32]);
-            PutRequest {
-                integrity: Integrity {
-                    checksum,
-                    content_md5: None,
-                },
-                ..put
-            }
-        });
+        let error = put(|put| with_checksum(put, ExpectedChecksum::Header(ChecksumAlgorithm::Sha256, vec![0; 32])));
         assert!(matches!(
             refused(error.await),
             ReceiveError::BadChecksum(ChecksumAlgorithm::Sha256)
         ));
         let error = put(|put| {
-            let checksum = ExpectedChecksum::Trailer(ChecksumAlgorithm::Crc32, Box::new(|| None));
-            PutRequest {
-                integrity: Integrity {
-                    checksum,
-                    content_md5: None,
-                },
-                ..put
-            }
+            with_checksum(
+                put,
+                ExpectedChecksum::Trailer(ChecksumAlgorithm::Crc32, Box::new(|| None)),
+            )
         });
         assert!(matches!(
             refused(error.await),

@@ -130,8 +130,12 @@ async fn an_upload_becomes_an_object() {
     ));
     let head = test.objects.head(&grant, &key("k"), part(1)).await.unwrap();
     assert_eq!((head.parts, head.length), (Some(2), PART as u64));
+    nothing_is_left_of(&test, &grant, "k").await;
+}
+
+async fn nothing_is_left_of(test: &Fixture, grant: &Grant, name: &str) {
     test.objects
-        .delete(&grant, &key("k"), Default::default())
+        .delete(grant, &key(name), Default::default())
         .await
         .unwrap();
     test.sweep().await;
@@ -274,7 +278,18 @@ async fn checksums_of_uploads_are_composite_or_of_the_full_object() {
         assert_eq!((listed.total, listed.parts.len(), listed.next), (2, 1, None));
         assert_eq!(listed.parts[0].checksum.clone().unwrap().value, values[1]);
     }
-    let info = create(ChecksumAlgorithm::Sha1, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn parts_with_another_checksum_than_their_upload_are_refused() {
+    let test = Fixture::new().await;
+    let grant = test.bucket("b").await;
+    let request = CreateUpload {
+        key: key("k"),
+        headers: ObjectHeaders::default(),
+        checksum: Some((ChecksumAlgorithm::Sha1, None)),
+    };
+    let info = test.objects.create_upload(&grant, request).await.unwrap();
     let checksum = ExpectedChecksum::Compute(ChecksumAlgorithm::Crc32);
     let request = UploadPart {
         key: key("k"),
@@ -295,7 +310,7 @@ async fn checksums_of_uploads_are_composite_or_of_the_full_object() {
 }
 
 #[tokio::test]
-async fn uploads_and_parts_are_listed_in_pages_and_aborted() {
+async fn parts_are_listed_in_pages() {
     let test = Fixture::new().await;
     let grant = test.bucket("b").await;
     let upload = test.create(&grant, "k").await;
@@ -315,7 +330,13 @@ async fn uploads_and_parts_are_listed_in_pages_and_aborted() {
     );
     let page = test.objects.list_parts(&grant, parts(2, 2)).await.unwrap();
     assert_eq!((page.parts.len(), page.next), (1, None));
-    for name in ["a/1", "a/2", "a/2", "b", "c/1", "é"] {
+}
+
+#[tokio::test]
+async fn uploads_are_listed_in_pages() {
+    let test = Fixture::new().await;
+    let grant = test.bucket("b").await;
+    for name in ["a/1", "a/2", "a/2", "b", "c/1", "k", "é"] {
         test.create(&grant, name).await;
     }
     let mut request = ListUploads {
@@ -360,6 +381,16 @@ async fn uploads_and_parts_are_listed_in_pages_and_aborted() {
         .await
         .unwrap();
     assert_eq!((page.entries.len(), page.next.is_none()), (1, true));
+}
+
+#[tokio::test]
+async fn aborted_uploads_and_those_of_a_deleted_bucket_are_swept() {
+    let test = Fixture::new().await;
+    let grant = test.bucket("b").await;
+    let upload = test.create(&grant, "k").await;
+    for number in [3, 1, 2] {
+        test.part(&grant, "k", upload, number, b"data").await;
+    }
     test.objects.abort_upload(&grant, &key("k"), upload).await.unwrap();
     let again = test.objects.abort_upload(&grant, &key("k"), upload).await;
     assert!(matches!(again, Err(UploadError::NoSuchUpload)));
