@@ -32,10 +32,16 @@ export TOOLS=${CAIRN_TOOLS:-$HOME/.cache/cairn-tools}
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/cairn-clients.XXXXXX")
 cleanup() { stop_gateway; rm -rf "$scratch"; }
 
+# An authority and a certificate that it signed: a client on rustls refuses a server that presents an authority.
 make_certificate() {
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
-        -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" -addext "basicConstraints=critical,CA:TRUE" \
-        -keyout "$scratch/key.pem" -out "$scratch/cert.pem" 2>/dev/null
+    local key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+    openssl req -x509 "${key[@]}" -days 2 -subj "/CN=Cairn conformance" -addext "basicConstraints=critical,CA:TRUE" \
+        -keyout "$scratch/ca-key.pem" -out "$scratch/ca.pem"
+    openssl req "${key[@]}" -subj /CN=localhost -keyout "$scratch/key.pem" -out "$scratch/request.pem"
+    printf '%s\n' "subjectAltName=DNS:localhost,IP:127.0.0.1" "basicConstraints=critical,CA:FALSE" \
+        "extendedKeyUsage=serverAuth" >"$scratch/extensions"
+    openssl x509 -req -in "$scratch/request.pem" -CA "$scratch/ca.pem" -CAkey "$scratch/ca-key.pem" \
+        -CAcreateserial -days 2 -extfile "$scratch/extensions" -out "$scratch/cert.pem"
 }
 
 make_files() {
@@ -65,7 +71,7 @@ run_clients() {
     done
 }
 
-make_certificate
+make_certificate 2>"$scratch/openssl.log" || { cat "$scratch/openssl.log" >&2; exit 1; }
 make_files
 export REAL_HOME=$HOME
 
@@ -78,7 +84,7 @@ stop_gateway
 start_gateway --tls-cert "$scratch/cert.pem" --tls-key "$scratch/key.pem"
 trap cleanup EXIT
 export SCHEME=https ENDPOINT=https://127.0.0.1:$GATEWAY_PORT
-export AWS_CA_BUNDLE=$scratch/cert.pem SSL_CERT_FILE=$scratch/cert.pem NODE_EXTRA_CA_CERTS=$scratch/cert.pem
+export AWS_CA_BUNDLE=$scratch/ca.pem SSL_CERT_FILE=$scratch/ca.pem NODE_EXTRA_CA_CERTS=$scratch/ca.pem
 run_clients
 
 echo "$passed passed, $failed failed"
