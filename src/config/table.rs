@@ -246,7 +246,7 @@ pub const SETTINGS: &[Setting] = &[
             min: MIB,
             max: 64 * GIB,
         },
-        "memory for metadata blocks that were read",
+        "memory for metadata that was read",
     ),
     setting(
         "storage.buffers",

@@ -18,6 +18,10 @@ use crate::telemetry::{HttpMetrics, Operation};
 pub struct RequestId([u8; 16]);
 
 impl RequestId {
+    pub fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }

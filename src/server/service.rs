@@ -12,7 +12,6 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::Instrument;
 
 use super::body::{BoxError, Content, RequestBody, ResponseBody};
 use super::record::{LogLine, Record, RequestId, RequestIds};
@@ -20,7 +19,7 @@ use super::reply::{self, Refusal};
 use super::state::{ConnectionState, Connections};
 use crate::config::{AccessLog, LimitsConfig};
 use crate::limits::{ERROR_BODY_BYTES_MAX, XML_BODY_BYTES_MAX};
-use crate::telemetry::{HttpMetrics, Operation, Rejection, Target};
+use crate::telemetry::{HttpMetrics, Operation, Rejection, Target, in_request};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 const HOST_ID: HeaderName = HeaderName::from_static("x-amz-id-2");
@@ -101,8 +100,7 @@ impl<W: Wire> Gate<W> {
         let mut record = Record::start(operation, metrics, connections, via.state, line);
         let is_head = *request.method() == Method::HEAD;
         let resource = request.uri().path_and_query().cloned();
-        let span = tracing::error_span!("request", id = id.as_str());
-        let (head, content) = self.served(request, operation, &mut record).instrument(span).await;
+        let (head, content) = in_request(id.bytes(), self.served(request, operation, &mut record)).await;
         let (mut parts, ()) = head.into_parts();
         record.answered(parts.status);
         let failed = parts.status.is_client_error() || parts.status.is_server_error();

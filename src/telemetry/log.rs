@@ -1,6 +1,7 @@
 //! Log lines: formatted where they arise, written by a thread of their own, so that a slow terminal or pipe never holds
 //! up a request. When the queue is full, lines are dropped and counted.
 
+use std::future::Future;
 use std::io::{self, Write};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,6 +20,17 @@ use crate::limits::LOG_QUEUE_MAX;
 
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+tokio::task_local! {
+    /// The id of the request that this task is serving.
+    static REQUEST_ID: [u8; 16];
+}
+
+/// Runs `work` so that every line that it logs carries the request's id. Costs nothing while nothing is logged, which a
+/// span would.
+pub fn in_request<F: Future>(id: [u8; 16], work: F) -> impl Future<Output = F::Output> {
+    REQUEST_ID.scope(id, work)
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -78,6 +90,7 @@ pub fn init(config: &LogConfig, registry: &Registry) -> Result<LogGuard, LogErro
     let sink = Sink {
         queue: queue.clone(),
         dropped: metrics.dropped,
+        format: config.format,
     };
     let level = config.level.parse().unwrap_or(LevelFilter::INFO);
     let targets = Targets::new()
@@ -118,6 +131,25 @@ fn write_lines(lines: &Receiver<Message>) {
 struct Sink {
     queue: Sender<Message>,
     dropped: IntCounter,
+    format: LogFormat,
+}
+
+impl Sink {
+    /// `line` and the id of the request that it belongs to, if there is one.
+    fn complete(&self, line: &[u8]) -> Vec<u8> {
+        let mut whole = line.to_vec();
+        let _outside_of_a_request = REQUEST_ID.try_with(|id| {
+            let id = std::str::from_utf8(id).unwrap_or_default();
+            let (at, field) = match self.format {
+                LogFormat::Text => (line.trim_ascii_end().len(), format!(" request={id}")),
+                LogFormat::Json => (1, format!("\"request\":\"{id}\",")),
+            };
+            if at <= whole.len() {
+                whole.splice(at..at, field.into_bytes());
+            }
+        });
+        whole
+    }
 }
 
 impl<'a> MakeWriter<'a> for Sink {
@@ -130,7 +162,7 @@ impl<'a> MakeWriter<'a> for Sink {
 
 impl Write for &Sink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line.to_vec())) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(self.complete(line))) {
             self.dropped.inc();
         }
         Ok(line.len())
@@ -152,10 +184,42 @@ mod tests {
         let sink = Sink {
             queue,
             dropped: metrics.dropped.clone(),
+            format: LogFormat::Text,
         };
         (&sink).write_all(b"one\n").unwrap();
         (&sink).write_all(b"two\n").unwrap();
         assert_eq!(metrics.dropped.get(), 1);
         assert!(matches!(lines.try_recv(), Ok(Message::Line(line)) if line == b"one\n"));
+    }
+
+    #[tokio::test]
+    async fn a_line_of_a_request_carries_its_id() {
+        let metrics = LogMetrics::new(&Registry::new()).unwrap();
+        let (queue, lines) = bounded(4);
+        for (format, line, expected) in [
+            (
+                LogFormat::Text,
+                "WARN slow key=\"a\"\n",
+                "WARN slow key=\"a\" request=0123456789ABCDEF\n",
+            ),
+            (
+                LogFormat::Json,
+                "{\"level\":\"WARN\"}\n",
+                "{\"request\":\"0123456789ABCDEF\",\"level\":\"WARN\"}\n",
+            ),
+        ] {
+            let sink = Sink {
+                queue: queue.clone(),
+                dropped: metrics.dropped.clone(),
+                format,
+            };
+            (&sink).write_all(line.as_bytes()).unwrap();
+            in_request(*b"0123456789ABCDEF", async { (&sink).write_all(line.as_bytes()) })
+                .await
+                .unwrap();
+            for wanted in [line, expected] {
+                assert!(matches!(lines.try_recv(), Ok(Message::Line(got)) if got == wanted.as_bytes()));
+            }
+        }
     }
 }

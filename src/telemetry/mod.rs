@@ -6,6 +6,6 @@ mod operation;
 mod process;
 
 pub use self::http::{HttpMetrics, Rejection};
-pub use self::log::{LogGuard, LogMetrics, init};
+pub use self::log::{LogGuard, LogMetrics, in_request, init};
 pub use self::operation::{Operation, Target};
 pub use self::process::ProcessMetrics;

@@ -167,6 +167,7 @@ impl FrameHeader {
 }
 
 /// One resolved effect of a frame.
+#[derive(Clone, Copy)]
 pub(in crate::kv) enum Effect<'a> {
     /// `stored` is the row's version, then its bytes.
     Put {
@@ -176,6 +177,13 @@ pub(in crate::kv) enum Effect<'a> {
     Delete {
         key: &'a [u8],
     },
+}
+
+impl<'a> Effect<'a> {
+    pub fn key(self) -> &'a [u8] {
+        let (Self::Put { key, .. } | Self::Delete { key }) = self;
+        key
+    }
 }
 
 /// The effects of a frame, in order; `Err` once if the bytes are no effects.

@@ -10,6 +10,7 @@ use rocksdb::{
 
 use super::deletions::Deletions;
 use super::options::{RocksOptions, database_options, families, family_name};
+use super::row_cache::RowCache;
 use crate::ids::Sequence;
 use crate::kv::group::Base;
 use crate::kv::log::{Effect, Effects, Flushed};
@@ -25,7 +26,10 @@ const VERSION_BYTES: usize = 8;
 
 pub(super) struct Database {
     db: DB,
-    in_place: ReadOptions,
+    /// Kept, since making them costs an allocation each.
+    from_memory: ReadOptions,
+    from_disk: ReadOptions,
+    rows: RowCache,
     pub deletions: Deletions,
 }
 
@@ -116,7 +120,9 @@ impl Database {
         let db = DB::open_cf_descriptors(&database_options(settings), path, families(settings))?;
         Ok(Self {
             db,
-            in_place: options(Reach::Memory),
+            from_memory: options(Reach::Memory),
+            from_disk: options(Reach::Disk),
+            rows: RowCache::new(settings.row_cache_bytes()),
             deletions: Deletions::default(),
         })
     }
@@ -127,18 +133,27 @@ impl Database {
     }
 
     pub fn get(&self, key: &[u8], reach: Reach) -> Result<Option<Value>, Miss> {
+        let ticket = match self.rows.find(key) {
+            Ok(row) => return Ok(Some(row)),
+            Err(ticket) => ticket,
+        };
         let Some(family) = Family::of(key) else { return Ok(None) };
         let family = self.family(family)?;
-        let found = match reach {
-            Reach::Memory => self.db.get_pinned_cf_opt(family, key, &self.in_place)?,
-            Reach::Disk => self.db.get_pinned_cf(family, key)?,
+        let options = match reach {
+            Reach::Memory => &self.from_memory,
+            Reach::Disk => &self.from_disk,
         };
+        let found = self.db.get_pinned_cf_opt(family, key, options)?;
         let Some(stored) = found else { return Ok(None) };
         let (version, bytes) = version_of(&stored)?;
-        Ok(Some(Value {
+        let row = Value {
             bytes: Bytes::copy_from_slice(bytes),
             version,
-        }))
+        };
+        if let Some(ticket) = ticket {
+            self.rows.keep(ticket, key, &row);
+        }
+        Ok(Some(row))
     }
 
     /// The sequence up to which everything is applied.
@@ -278,9 +293,9 @@ impl Base for Database {
 impl committer::Engine for Database {
     fn apply(&self, effects: Effects<'_>, last: Sequence) -> Result<(), String> {
         let mut batch = WriteBatch::default();
-        for effect in effects {
+        for effect in effects.clone() {
             let effect = effect?;
-            let (Effect::Put { key, .. } | Effect::Delete { key }) = effect;
+            let key = effect.key();
             let family = Family::of(key).ok_or("a logged key is in no column family")?;
             let handle = self
                 .db
@@ -297,9 +312,12 @@ impl committer::Engine for Database {
         batch.put(APPLIED, last.0.to_le_bytes());
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db
-            .write_opt(batch, &options)
-            .map_err(|error| format!("applying to RocksDB failed: {error}"))
+        let changing = self.rows.change(effects.filter_map(Result::ok).map(Effect::key));
+        if let Err(error) = self.db.write_opt(batch, &options) {
+            std::mem::forget(changing);
+            return Err(format!("applying to RocksDB failed: {error}"));
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,12 @@
 //! tell whether a row is there. So the rule "known to be in memory" is: the family's latest reads were as fast as
 //! memory. One slow read sends the family's reads to the pool, until a run of them was fast again; so an async thread
 //! waits for one read of the disk at the most before the pool takes over.
+//!
+//! A thread that lost its processor for a while looks slow as well. On a busy machine that is most of the slow reads, and
+//! taking them for the disk's would send every read to the pool just then; so Linux is asked whether the thread read any
+//! byte of a disk.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,11 +55,14 @@ impl Gate {
         self.wanted.load(Ordering::Relaxed) == 0
     }
 
-    /// A read in place took `time`.
+    /// A read on this thread, in place, took `time`.
     pub fn took_in_place(&self, time: Duration) {
-        if time < SLOW {
-            return;
+        if time >= SLOW && has_read_disk() {
+            self.close();
         }
+    }
+
+    fn close(&self) {
         let mut slow = self.slow.lock();
         let is_calm = slow.last.is_none_or(|last| last.elapsed() > CALM);
         slow.run = if is_calm { RUN_MIN } else { (slow.run * 2).min(RUN_MAX) };
@@ -62,15 +70,35 @@ impl Gate {
         self.wanted.store(slow.run, Ordering::Relaxed);
     }
 
-    /// A read in the pool took `time`, waiting for a thread aside.
+    /// A read on this thread, of the pool, took `time`, waiting for a thread aside.
     pub fn took_in_pool(&self, time: Duration) {
-        if time >= SLOW {
+        self.pooled(time >= SLOW && has_read_disk());
+    }
+
+    fn pooled(&self, is_slow: bool) {
+        if is_slow {
             self.wanted.fetch_max(self.slow.lock().run, Ordering::Relaxed);
         } else {
             let less = |wanted: u32| wanted.checked_sub(1);
             let _was_open = self.wanted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
     }
+}
+
+/// Whether this thread read from a disk since the last call here; true where Linux does not count it.
+fn has_read_disk() -> bool {
+    thread_local!(static READ_BYTES: Cell<u64> = const { Cell::new(0) });
+    match disk_bytes_read() {
+        Some(bytes) => READ_BYTES.replace(bytes) != bytes,
+        None => true,
+    }
+}
+
+/// What this thread has had fetched from disks: `read_bytes` of proc_pid_io(5).
+fn disk_bytes_read() -> Option<u64> {
+    let counts = std::fs::read_to_string("/proc/thread-self/io").ok()?;
+    let line = counts.lines().find_map(|line| line.strip_prefix("read_bytes: "))?;
+    line.parse().ok()
 }
 
 /// One gate a family, so that rows which are always in the cache say nothing about bodies.
@@ -92,7 +120,7 @@ mod tests {
     fn reads_until_open(gate: &Gate) -> u32 {
         let mut reads = 0;
         while !gate.is_open() {
-            gate.took_in_pool(FAST);
+            gate.pooled(false);
             reads += 1;
         }
         reads
@@ -104,13 +132,13 @@ mod tests {
         assert!(gate.is_open());
         gate.took_in_place(FAST);
         assert!(gate.is_open());
-        gate.took_in_place(SLOW);
+        gate.close();
         assert!(!gate.is_open());
         for _ in 1..RUN_MIN {
-            gate.took_in_pool(FAST);
+            gate.pooled(false);
         }
         assert!(!gate.is_open());
-        gate.took_in_pool(SLOW);
+        gate.pooled(true);
         assert_eq!(reads_until_open(&gate), RUN_MIN, "a slow read begins the run again");
     }
 
@@ -119,7 +147,7 @@ mod tests {
         let gate = Gate::default();
         let runs: Vec<u32> = (0..12)
             .map(|_| {
-                gate.took_in_place(SLOW);
+                gate.close();
                 reads_until_open(&gate)
             })
             .collect();
@@ -130,10 +158,21 @@ mod tests {
     #[test]
     fn families_do_not_answer_for_each_other() {
         let gates = Gates::default();
-        gates.of(Family::Bodies).unwrap().took_in_place(SLOW);
+        gates.of(Family::Bodies).unwrap().close();
         let open = Family::ALL
             .into_iter()
             .filter(|family| gates.of(*family).unwrap().is_open());
         assert_eq!(open.count(), Family::ALL.len() - 1);
+    }
+
+    #[test]
+    fn a_thread_that_only_waited_is_not_slow() {
+        let gate = Gate::default();
+        // Whatever this thread has read so far is counted.
+        let _ = has_read_disk();
+        if disk_bytes_read().is_some() {
+            gate.took_in_place(SLOW * 4);
+            assert!(gate.is_open());
+        }
     }
 }

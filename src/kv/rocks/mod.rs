@@ -7,6 +7,7 @@ mod deletions;
 mod engine;
 mod in_place;
 mod options;
+mod row_cache;
 #[cfg(test)]
 mod tests;
 

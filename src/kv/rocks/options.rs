@@ -18,6 +18,8 @@ const DELETIONS_WINDOW: usize = 4096;
 const DELETIONS_IN_WINDOW: usize = 2048;
 const DELETIONS_RATIO: f64 = 0.3;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// The part of the memory for what was read that holds rows, not blocks.
+const ROW_CACHE_SHARE: usize = 8;
 
 /// What an operator can set of the embedded engine.
 #[derive(Clone)]
@@ -26,6 +28,7 @@ pub struct RocksOptions {
     pub dir: PathBuf,
     /// Rows in memory before they are flushed, over all families. Half as much again may be in use during a flush.
     pub memtable_bytes: usize,
+    /// What was read of rows and blocks.
     pub block_cache_bytes: usize,
     pub log_file_bytes: u64,
     /// Reads that may wait for the disk at the same time.
@@ -46,6 +49,12 @@ impl Default for RocksOptions {
             open_files_max: 256,
             log_fault: None,
         }
+    }
+}
+
+impl RocksOptions {
+    pub(super) fn row_cache_bytes(&self) -> usize {
+        self.block_cache_bytes / ROW_CACHE_SHARE
     }
 }
 
@@ -83,7 +92,8 @@ pub(super) fn database_options(options: &RocksOptions) -> Options {
 }
 
 pub(super) fn families(options: &RocksOptions) -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(options.block_cache_bytes);
+    // The charge of an entry is left to RocksDB to find out.
+    let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes - options.row_cache_bytes(), 0);
     let mut made: Vec<_> = Family::ALL
         .into_iter()
         .map(|family| ColumnFamilyDescriptor::new(family_name(family), family_options(family, options, &cache)))
