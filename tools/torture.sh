@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 kills=$1 images=$2 flips=$3
 
 target=${CARGO_TARGET_DIR:-target}
-cargo build --release --locked --ignore-rust-version -p synctrace -p torture
+cargo build --workspace --release --locked --ignore-rust-version
 programs=$target/release
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-torture.XXXXXX")
 

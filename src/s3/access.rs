@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::iam::Identities;
 use crate::s3::error::{not_implemented, refuse};
+use crate::s3::hoisted;
 
 /// Query keys that may stand in any request: the signature of a presigned URL and the SDKs' name of the operation.
 const EVERYWHERE: [&str; 8] = [
@@ -122,7 +123,7 @@ fn invalid_token() -> S3Error {
 fn check_query(query: &str, operation: &str, allowed: &[&str]) -> S3Result<()> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-        if allowed.contains(&key) || EVERYWHERE.contains(&key) {
+        if allowed.contains(&key) || EVERYWHERE.contains(&key) || hoisted::is_taken(operation, key) {
             continue;
         }
         if key.eq_ignore_ascii_case("x-amz-security-token") {

@@ -225,6 +225,12 @@ pub(super) fn listed(name: &str, url_encoded: bool) -> String {
     }
 }
 
+/// Whether an XML 1.0 document can hold this name as it is.
+pub(super) fn fits_xml(name: &str) -> bool {
+    let fits = |c: char| matches!(c, '\t' | '\n' | '\r') || (c >= ' ' && !matches!(c, '\u{FFFE}' | '\u{FFFF}'));
+    name.chars().all(fits)
+}
+
 /// The headers of CreateMultipartUpload, PutObject and CopyObject, whose inputs name them alike.
 macro_rules! take_object_headers {
     ($input:expr, $tags:expr) => {

@@ -58,8 +58,7 @@ impl Asked {
     /// The prefix of a ListObjects: botocore does not decode it there, so it is encoded only if XML cannot hold it.
     fn plain_prefix(&self) -> Option<String> {
         let prefix = self.prefix.as_deref().unwrap_or_default();
-        let fits = |c: char| matches!(c, '\t' | '\n' | '\r') || (c >= ' ' && !matches!(c, '\u{FFFE}' | '\u{FFFF}'));
-        if prefix.chars().all(fits) {
+        if convert::fits_xml(prefix) {
             Some(prefix.to_owned())
         } else {
             self.echoed_prefix()
@@ -70,15 +69,28 @@ impl Asked {
         self.delimiter.as_deref().map(|delimiter| self.listed(delimiter))
     }
 
-    /// A page of no keys asks the store for nothing.
-    async fn page(&self, objects: &Objects, grant: &crate::iam::Grant, start: Option<String>) -> S3Result<ListPage> {
-        if self.max_keys == 0 {
-            return Ok(ListPage {
-                entries: Vec::new(),
-                next: None,
-            });
+    /// A page of no keys asks the store for nothing. From here on names are encoded if XML cannot hold one of them, which
+    /// the answer tells: S3's own answer to that is no XML.
+    async fn page(
+        &mut self,
+        objects: &Objects,
+        grant: &crate::iam::Grant,
+        start: Option<String>,
+    ) -> S3Result<ListPage> {
+        let mut page = ListPage {
+            entries: Vec::new(),
+            next: None,
+        };
+        let mut fits = self.delimiter.iter().chain(&start).all(|name| convert::fits_xml(name));
+        if self.max_keys > 0 {
+            page = objects.list(grant, self.request(start)).await?;
+            fits &= page.entries.iter().all(|entry| convert::fits_xml(entry.name()));
         }
-        Ok(objects.list(grant, self.request(start)).await?)
+        if !fits {
+            self.url = true;
+            self.encoding_type = Some(dto::EncodingType::from_static(dto::EncodingType::URL));
+        }
+        Ok(page)
     }
 }
 
@@ -178,7 +190,7 @@ pub(super) async fn list_objects(
     let caller = caller!(request);
     let grant = gateway.grant(caller, &request.input.bucket, Action::ListBucket).await?;
     let input = request.input;
-    let asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
+    let mut asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
     let page = asked.page(&gateway.objects, &grant, input.marker.clone()).await?;
     let entries = Entries::new(page.entries, &asked);
     let owners = Owners::new(gateway, granted_bucket(&grant)?);
@@ -209,7 +221,7 @@ pub(super) async fn list_objects_v2(
     let caller = caller!(request);
     let grant = gateway.grant(caller, &request.input.bucket, Action::ListBucket).await?;
     let input = request.input;
-    let asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
+    let mut asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
     let scope = Scope {
         operation: "ListObjectsV2",
         of: &input.bucket,
@@ -266,7 +278,7 @@ pub(super) async fn list_object_versions(
             "A version-id marker cannot be specified without a key marker.",
         ));
     }
-    let asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
+    let mut asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
     let page = asked.page(&gateway.objects, &grant, input.key_marker.clone()).await?;
     let entries = Entries::new(page.entries, &asked);
     let owners = Owners::new(gateway, granted_bucket(&grant)?);

@@ -9,6 +9,7 @@ mod checksum;
 mod convert;
 mod copy;
 mod error;
+mod hoisted;
 mod host;
 mod list;
 mod multipart;

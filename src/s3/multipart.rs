@@ -9,9 +9,9 @@ use crate::object::types::{CompletedPart, UploadInfo};
 use crate::object::{CompleteUpload, CreateUpload, ListParts, ListUploads, UploadEntry, UploadPart};
 use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::take_object_headers;
-use crate::s3::error::{invalid_argument, invalid_request, no_such_upload, refuse};
+use crate::s3::error::{invalid_argument, invalid_request, no_such_upload, not_implemented, refuse};
 use crate::s3::write::{content_length, refuse_acl};
-use crate::s3::{Gateway, body, caller, convert};
+use crate::s3::{Gateway, body, caller, convert, hoisted};
 
 /// An id that was never given out names no upload.
 pub(super) fn upload_id(text: &str) -> S3Result<UploadId> {
@@ -36,6 +36,9 @@ pub(super) async fn create_multipart_upload(
         return Err(invalid_request(
             "The x-amz-checksum-type header can only be used with x-amz-checksum-algorithm.",
         ));
+    }
+    if !convert::fits_xml(&input.key) {
+        return Err(not_implemented("A multipart upload to a key that XML cannot hold"));
     }
     let asked = CreateUpload {
         key: convert::key(input.key.clone())?,
@@ -63,13 +66,14 @@ pub(super) async fn upload_part(
     let caller = caller!(request);
     let grant = gateway.grant(caller, &request.input.bucket, Action::PutObject).await?;
     let input = request.input;
+    let sent = hoisted::with_query(&request.headers, &request.uri)?;
     let asked = UploadPart {
         key: convert::key(input.key)?,
         upload: upload_id(&input.upload_id)?,
         number: convert::part_number(input.part_number)?,
         body: body::incoming(input.body),
         content_length: content_length(input.content_length)?,
-        integrity: checksum::integrity(&request.headers, request.trailing_headers)?,
+        integrity: checksum::integrity(&sent, request.trailing_headers)?,
     };
     let written = gateway.objects.upload_part(&grant, asked).await?;
     let mut output = dto::UploadPartOutput {
@@ -157,6 +161,9 @@ pub(super) async fn list_multipart_uploads(
     let limit = convert::page_size(input.max_uploads, "max-uploads", limits::LIST_PAGE_MAX)?;
     let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
     let key_marker = input.key_marker.unwrap_or_default();
+    // What the answer echoes; a key of an upload always fits.
+    let echoed = [input.prefix.as_deref(), delimiter.as_deref(), Some(key_marker.as_str())];
+    let url = url || !echoed.into_iter().flatten().all(convert::fits_xml);
     // Without a key marker S3 ignores the id marker.
     let upload_id_marker = match input.upload_id_marker.as_deref() {
         Some(marker) if !marker.is_empty() && !key_marker.is_empty() => Some(
@@ -197,7 +204,7 @@ pub(super) async fn list_multipart_uploads(
         uploads: Some(uploads),
         common_prefixes: Some(prefixes),
         delimiter: delimiter.map(|delimiter| convert::listed(&delimiter, url)),
-        encoding_type: input.encoding_type,
+        encoding_type: url.then(|| dto::EncodingType::from_static(dto::EncodingType::URL)),
         is_truncated: Some(is_truncated),
         key_marker: Some(convert::listed(&key_marker, url)),
         max_uploads: Some(convert::count(limit)),

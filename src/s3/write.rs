@@ -12,7 +12,7 @@ use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::take_object_headers;
 use crate::s3::error::{entity_too_large, invalid_argument, not_implemented, refuse};
 use crate::s3::wire::KeptBody;
-use crate::s3::{Gateway, body, caller, convert, granted_bucket};
+use crate::s3::{Gateway, body, caller, convert, granted_bucket, hoisted};
 
 pub(super) async fn put_object(
     gateway: &Gateway,
@@ -22,13 +22,15 @@ pub(super) async fn put_object(
     let grant = gateway.grant(caller, &request.input.bucket, Action::PutObject).await?;
     let mut input = request.input;
     refuse_acl(&grant, input.acl.as_ref())?;
+    hoisted::add_metadata(&mut input.metadata, &request.uri)?;
+    let sent = hoisted::with_query(&request.headers, &request.uri)?;
     let headers = take_object_headers!(input, convert::tags(input.tagging.as_deref())?);
     let asked = PutRequest {
         key: convert::key(input.key)?,
         headers,
         body: body::incoming(input.body),
         content_length: content_length(input.content_length)?,
-        integrity: checksum::integrity(&request.headers, request.trailing_headers)?,
+        integrity: checksum::integrity(&sent, request.trailing_headers)?,
         conditions: convert::write_conditions(input.if_match, input.if_none_match),
     };
     let written = gateway.objects.put(&grant, asked).await?;

@@ -3,6 +3,7 @@
 //! RocksDB's own write-ahead log is off: it cannot tell a torn tail from a damaged commit. What its last flush does not
 //! have, recovery replays from the commit log.
 
+mod current;
 mod deletions;
 mod engine;
 mod in_place;
@@ -166,6 +167,7 @@ fn open_blocking(options: &RocksOptions, metrics: Arc<KvMetrics>) -> Result<Thre
     std::fs::create_dir_all(options.dir.join("db"))?;
     // Also when they were there: a process may have been killed after making them.
     sync_dir(&options.dir)?;
+    current::heal(&options.dir.join("db"))?;
     let database = Arc::new(Database::open(options)?);
     let applied = database.applied()?;
     let found = recover(&log_dir, applied, &mut |effects, last| database.apply(effects, last))?;

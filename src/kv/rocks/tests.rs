@@ -248,3 +248,19 @@ async fn a_refused_direct_write_is_done_through_the_page_cache() {
     drop(kv);
     check(&open(dir.path()).await, 20).await;
 }
+
+#[tokio::test]
+async fn a_manifest_whose_name_a_power_cut_lost_is_no_obstacle() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = open(dir.path()).await;
+    write(&kv, 0..50).await;
+    kv.shutdown().await;
+    drop(kv);
+    std::fs::write(dir.path().join("db/CURRENT"), "MANIFEST-999999\n").unwrap();
+    let kv = open(dir.path()).await;
+    check(&kv, 50).await;
+    write(&kv, 50..60).await;
+    kv.shutdown().await;
+    drop(kv);
+    check(&open(dir.path()).await, 60).await;
+}

@@ -105,6 +105,31 @@ async fn presigned_urls_work_for_a_while() {
 }
 
 #[tokio::test]
+async fn headers_in_a_presigned_query_count() {
+    let gateway = Gateway::with_bucket().await;
+    let put = |checksum: &str| {
+        Call::put("/media/a")
+            .body("hello")
+            .query("x-amz-checksum-crc32", checksum)
+            .query("x-amz-sdk-checksum-algorithm", "CRC32")
+            .query("x-amz-meta-color", "blue green")
+            .presign(60)
+    };
+    send(&gateway, put("AAAAAA==")).await.refused(400, "BadDigest");
+    send(&gateway, put("NhCmhg==")).await.expect(200);
+    let answer = Call::head("/media/a")
+        .header("x-amz-checksum-mode", "ENABLED")
+        .send(&gateway)
+        .await
+        .expect(200);
+    assert_eq!(answer.header("x-amz-meta-color"), "blue green");
+    assert_eq!(answer.header("x-amz-checksum-crc32"), "NhCmhg==");
+    // What would change more than the body's check is still refused.
+    let request = Call::put("/media/a").query("x-amz-acl", "public-read").presign(60);
+    send(&gateway, request).await.refused(501, "NotImplemented");
+}
+
+#[tokio::test]
 async fn everybody_stays_in_his_own_buckets() {
     let gateway = Gateway::with_bucket().await;
     let bob = |call: Call| call.by("BOB", "bobs-secret");

@@ -192,3 +192,31 @@ async fn every_object_is_its_null_version() {
         .query("version-id-marker", "null");
     wrong.send(&gateway).await.refused(400, "InvalidArgument");
 }
+
+#[tokio::test]
+async fn names_that_xml_cannot_hold_are_encoded() {
+    let gateway = Gateway::with_bucket().await;
+    Call::put("/media/a%01b").body("x").send(&gateway).await.expect(200);
+    Call::put("/media/plain").body("x").send(&gateway).await.expect(200);
+    // Its answer would have to name the key.
+    Call::post("/media/c%02d")
+        .query("uploads", "")
+        .send(&gateway)
+        .await
+        .refused(501, "NotImplemented");
+    for (listing, value) in [("list-type", "2"), ("versions", "")] {
+        let page = Call::get("/media")
+            .query(listing, value)
+            .send(&gateway)
+            .await
+            .expect(200);
+        assert_eq!(page.elements("Key"), ["a%01b", "plain"]);
+        assert_eq!(page.element("EncodingType"), "url");
+    }
+    let page = Call::get("/media")
+        .query("prefix", "p")
+        .send(&gateway)
+        .await
+        .expect(200);
+    assert!(page.elements("EncodingType").is_empty());
+}

@@ -170,12 +170,11 @@ fn replay(trace: &Trace, at: Mark) -> Result<Disk> {
 }
 
 /// Half of the points lie right behind an acknowledgement, where a missing sync shows most; a quarter shortly behind a
-/// rename of ours, since what moves into place must be whole before; a quarter anywhere. Not behind RocksDB's renames:
-/// see the README on what it asks of a file system.
+/// rename, since what moves into place must be whole before; a quarter anywhere.
 fn crash_points(trace: &Trace, marks: &[Mark], count: usize, rng: &mut Rng) -> Vec<Mark> {
     let events = trace.events.iter().enumerate();
     let renames: Vec<usize> = events
-        .filter(|(_, event)| event.kind == format::RENAME && !trace.text(&event.path).contains("/db/"))
+        .filter(|(_, event)| event.kind == format::RENAME)
         .map(|(index, _)| index)
         .collect();
     let mut points: Vec<Mark> = (0..count)

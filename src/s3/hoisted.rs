@@ -1,0 +1,66 @@
+//! Headers that an SDK has moved into the query of a presigned URL, where whoever uses the URL need not know of them: the
+//! AWS SDK for JavaScript does so with all `x-amz-*` headers. S3 takes them from there as if they had been sent.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
+use s3s::{S3Result, dto};
+
+use crate::s3::error::invalid_request;
+
+const METADATA: &str = "x-amz-meta-";
+const SDK_ALGORITHM: &str = "x-amz-sdk-checksum-algorithm";
+const CHECKSUM: &str = "x-amz-checksum-";
+
+/// Whether a query key of that operation is a header that is taken from the query.
+pub(super) fn is_taken(operation: &str, key: &str) -> bool {
+    let is_checksum = key == SDK_ALGORITHM || key.starts_with(CHECKSUM);
+    match operation {
+        "PutObject" => is_checksum || key.starts_with(METADATA),
+        "UploadPart" => is_checksum,
+        _ => false,
+    }
+}
+
+/// The headers with those of the query. A header that was sent as well goes before.
+pub(super) fn with_query<'a>(headers: &'a HeaderMap, uri: &Uri) -> S3Result<Cow<'a, HeaderMap>> {
+    let mut all = Cow::Borrowed(headers);
+    for (name, value) in pairs(uri).filter(|(name, _)| *name == SDK_ALGORITHM || name.starts_with(CHECKSUM)) {
+        if headers.contains_key(name) {
+            continue;
+        }
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unusable(name))?;
+        let value = HeaderValue::from_str(&decoded(name.as_str(), value)?).map_err(|_| unusable(name.as_str()))?;
+        all.to_mut().append(name, value);
+    }
+    Ok(all)
+}
+
+/// Adds the query's metadata to that of the headers, which goes before.
+pub(super) fn add_metadata(metadata: &mut Option<dto::Metadata>, uri: &Uri) -> S3Result<()> {
+    for (name, value) in pairs(uri) {
+        let Some(name) = name.strip_prefix(METADATA) else {
+            continue;
+        };
+        let value = decoded(name, value)?;
+        let named = metadata.get_or_insert_default();
+        named.entry(name.to_owned()).or_insert(value);
+    }
+    Ok(())
+}
+
+fn pairs(uri: &Uri) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+fn decoded(name: &str, value: &str) -> S3Result<String> {
+    let value = percent_decode_str(value).decode_utf8().map_err(|_| unusable(name))?;
+    Ok(value.into_owned())
+}
+
+fn unusable(name: &str) -> s3s::S3Error {
+    let shown: String = name.chars().take(64).collect();
+    invalid_request(format!("The query parameter \"{shown}\" cannot be a header."))
+}
