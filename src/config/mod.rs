@@ -10,7 +10,7 @@ use std::time::Duration;
 
 mod error;
 mod table;
-mod units;
+pub(crate) mod units;
 mod values;
 
 pub use error::ConfigError;

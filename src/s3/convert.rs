@@ -95,7 +95,7 @@ fn etag_condition(condition: dto::ETagCondition) -> ETagCondition {
 }
 
 /// `a", W/"b` (a list without its outermost quotes) gives `a` and `b`.
-fn split_etags(value: &str) -> Vec<String> {
+pub(super) fn split_etags(value: &str) -> Vec<String> {
     if !value.contains('"') {
         return vec![value.to_owned()];
     }

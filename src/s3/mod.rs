@@ -9,6 +9,8 @@ mod checksum;
 mod convert;
 mod copy;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod host;
 mod list;
 mod multipart;

@@ -71,7 +71,7 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
 }
 
 /// Whether a presigned URL says that it was valid for no time at all: to its user it has expired.
-fn never_valid(query: &str) -> bool {
+pub(super) fn never_valid(query: &str) -> bool {
     let expires = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
     expires.is_some_and(|seconds| seconds == "0" || seconds.starts_with('-'))
 }

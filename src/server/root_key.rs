@@ -55,13 +55,8 @@ pub fn load_or_make(dir: &Path, given: Option<RootKeys>) -> Result<Root, RootKey
                 path: path.clone(),
                 message,
             };
-            let file: KeyFile = toml::from_str(&text).map_err(|error| damaged(error.message().to_owned()))?;
-            let keys = RootKeys {
-                access_key: file.access_key,
-                secret_key: file.secret_key,
-            };
             Ok(Root {
-                keys,
+                keys: parse(&text).map_err(damaged)?,
                 file: Some(path),
                 is_new: false,
             })
@@ -77,6 +72,14 @@ pub fn load_or_make(dir: &Path, given: Option<RootKeys>) -> Result<Root, RootKey
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+pub(crate) fn parse(text: &str) -> Result<RootKeys, String> {
+    let file: KeyFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    Ok(RootKeys {
+        access_key: file.access_key,
+        secret_key: file.secret_key,
+    })
 }
 
 /// 20 characters and 40, the lengths that AWS uses and some clients check.
