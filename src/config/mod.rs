@@ -13,7 +13,7 @@ mod table;
 pub(crate) mod units;
 mod values;
 
-pub use error::ConfigError;
+pub use error::{ConfigError, toml_reason};
 pub use table::{FILE_VARIABLE, Kind, SETTINGS, Setting, VARIABLE_PREFIX, markdown};
 pub use values::Values;
 
