@@ -32,10 +32,13 @@ use crate::object::headers::{from_fields, to_fields};
 use crate::s3::fuzz::{s3_access, s3_checksum, s3_convert, s3_host, s3_token};
 use crate::script::{Script, text};
 use crate::server::{reply, root_key};
-use crate::telemetry::{Operation, Target};
+use crate::telemetry::{self, Operation};
+
+/// Panics when the parser breaks a promise.
+pub type Target = fn(&[u8]);
 
 /// Every target by its name, which its folder in `fuzz/corpus` bears.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("s3_token", s3_token),
     ("s3_host", s3_host),
     ("s3_convert", s3_convert),
@@ -67,7 +70,7 @@ pub fn operation(data: &[u8]) {
         headers.insert("x-amz-copy-source", HeaderValue::from_static("/b/k"));
     }
     for in_host in [false, true] {
-        let target = Target::of(&path, in_host);
+        let target = telemetry::Target::of(&path, in_host);
         let found = Operation::of(&method, target, query.as_deref(), &headers);
         assert!(Operation::ALL.contains(&found) && !found.name().is_empty());
         let longer = format!("{}&x-id=1", query.as_deref().unwrap_or_default());
@@ -75,7 +78,10 @@ pub fn operation(data: &[u8]) {
         assert!(!found.buffers_body(&Method::GET) || method != Method::GET || found == Operation::Other);
     }
     if path.starts_with('/') {
-        assert_eq!(Target::of(&path, true), Target::of(&format!("/bucket{path}"), false));
+        assert_eq!(
+            telemetry::Target::of(&path, true),
+            telemetry::Target::of(&format!("/bucket{path}"), false)
+        );
     }
 }
 
