@@ -9,6 +9,8 @@ pub mod chunk;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod iam;
 pub mod ids;
 pub mod kv;
@@ -16,6 +18,8 @@ pub mod limits;
 pub mod meta;
 pub mod object;
 pub mod s3;
+#[cfg(any(test, feature = "fuzzing"))]
+mod script;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;

@@ -37,12 +37,7 @@ pub fn health(address: SocketAddr) -> Result<String, AdminError> {
 fn get(address: SocketAddr, path: &str) -> Result<String, AdminError> {
     let address = reachable(address);
     let answer = exchange(address, path).map_err(|source| AdminError::Unreachable { address, source })?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(AdminError::Foreign { address })?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .ok_or(AdminError::Foreign { address })?;
+    let (status, body) = split(&answer).ok_or(AdminError::Foreign { address })?;
     if status == 200 {
         Ok(body.to_owned())
     } else {
@@ -51,6 +46,12 @@ fn get(address: SocketAddr, path: &str) -> Result<String, AdminError> {
             body: body.trim().to_owned(),
         })
     }
+}
+
+/// The status and the body of an answer.
+pub(crate) fn split(answer: &str) -> Option<(u16, &str)> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
 fn exchange(address: SocketAddr, path: &str) -> io::Result<String> {

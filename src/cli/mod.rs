@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::config::{self, Config, ConfigError, Kind, SETTINGS, Values};
 use crate::server;
 
-mod admin;
+pub(crate) mod admin;
 
 /// Why a command failed, as its user reads it.
 #[derive(Debug, thiserror::Error)]

@@ -37,6 +37,25 @@ fn did_you_mean(nearest: &Option<String>) -> String {
     }
 }
 
+/// Why a file that holds secrets is no TOML or not of its form. The parser's own message would quote the line, and with
+/// it perhaps a secret; of its reason only the kinds that name a field or an expected type are passed on.
+pub fn toml_reason(error: &toml::de::Error) -> String {
+    let message = error.message();
+    let names_a_field = ["unknown field", "missing field", "duplicate field", "duplicate key"]
+        .iter()
+        .any(|kind| message.starts_with(kind));
+    if names_a_field {
+        return message.lines().next().unwrap_or_default().to_owned();
+    }
+    match message
+        .strip_prefix("invalid type")
+        .and_then(|rest| rest.rsplit_once(", expected "))
+    {
+        Some((_, expected)) => format!("the value has the wrong type, expected {expected}"),
+        None => "this is not valid TOML".to_owned(),
+    }
+}
+
 /// The candidate most like `word`, if one is like it at all.
 pub fn nearest(word: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
     candidates

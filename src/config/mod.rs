@@ -10,10 +10,10 @@ use std::time::Duration;
 
 mod error;
 mod table;
-mod units;
+pub(crate) mod units;
 mod values;
 
-pub use error::ConfigError;
+pub use error::{ConfigError, toml_reason};
 pub use table::{FILE_VARIABLE, Kind, SETTINGS, Setting, VARIABLE_PREFIX, markdown};
 pub use values::Values;
 

@@ -60,6 +60,10 @@ fn what_config_prints_can_be_loaded_again() {
     let (_, values) = load(None, &[("CAIRN_DOMAIN", "s3.example.com, s3.local")], &[]).unwrap();
     let (config, _) = load(Some(&values.to_toml()), &[], &[]).unwrap();
     assert_eq!(config.domains, ["s3.example.com", "s3.local"]);
+    let odd = "\u{1}\n\"'\\\u{7f}";
+    let (_, values) = load(None, &[("CAIRN_REGION", odd)], &[]).unwrap();
+    let (config, _) = load(Some(&values.to_toml()), &[], &[]).unwrap();
+    assert_eq!(config.region, odd);
 }
 
 #[test]
@@ -90,6 +94,7 @@ fn wrong_values_are_refused_with_their_origin() {
         ("CAIRN_STORAGE_BUFFERS", "1KiB"),
         ("CAIRN_LIMITS_CONNECTIONS", "0"),
         ("CAIRN_ADMIN_EXPOSED", "yes"),
+        ("CAIRN_REGION", ""),
         ("CAIRN_TLS_CERT", "/only/one"),
         ("CAIRN_ROOT_ACCESS_KEY", "alone"),
         ("CAIRN_ADMIN_LISTEN", "0.0.0.0:9001"),

@@ -123,10 +123,10 @@ impl Values {
 fn shown(setting: &Setting, text: &str) -> (&'static str, String) {
     match setting.kind {
         Kind::Secret if !text.is_empty() => ("# ", "\"(hidden)\"".to_owned()),
-        Kind::List => ("", format!("{:?}", split_list(text))),
+        Kind::List => ("", toml::Value::from(split_list(text)).to_string()),
         _ if text.is_empty() => ("# ", "\"\"".to_owned()),
         Kind::Count { .. } | Kind::Switch => ("", text.to_owned()),
-        _ => ("", format!("{text:?}")),
+        _ => ("", toml::Value::from(text).to_string()),
     }
 }
 
@@ -233,6 +233,10 @@ fn value_text(setting: &Setting, value: toml::Value) -> Result<String, String> {
 
 fn check(setting: &Setting, text: &str) -> Result<(), String> {
     match setting.kind {
+        // Where nothing is a choice, the default is nothing.
+        Kind::Text | Kind::Path if text.is_empty() && !setting.default.is_empty() => {
+            Err("must not be empty".to_owned())
+        }
         Kind::Text | Kind::Path | Kind::Secret | Kind::List => Ok(()),
         Kind::Address => parse_address(text).map(drop),
         Kind::Size { min, max } => {

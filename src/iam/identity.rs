@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::config::toml_reason;
 use crate::limits;
 
 /// The name of the identity that may do everything.
@@ -284,26 +285,11 @@ fn check(identity: &Identity) -> Result<(), IdentitiesError> {
     Ok(())
 }
 
-/// Tells the line and the reason. The parser's own message would quote the line, and with it perhaps a secret; of its
-/// reason only the kinds that name a field or an expected type are passed on.
+/// Tells the line and the reason.
 fn syntax_error(text: &str, error: &toml::de::Error) -> IdentitiesError {
     let start = error.span().map_or(0, |span| span.start);
     let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
-    let message = error.message();
-    let names_a_field = ["unknown field", "missing field", "duplicate field", "duplicate key"]
-        .iter()
-        .any(|kind| message.starts_with(kind));
-    let message = if names_a_field {
-        message.lines().next().unwrap_or_default().to_owned()
-    } else {
-        match message
-            .strip_prefix("invalid type")
-            .and_then(|rest| rest.rsplit_once(", expected "))
-        {
-            Some((_, expected)) => format!("the value has the wrong type, expected {expected}"),
-            None => "this is not valid TOML".to_owned(),
-        }
-    };
+    let message = toml_reason(error);
     IdentitiesError::Syntax { line, message }
 }
 

@@ -16,7 +16,7 @@ mod crc_combine;
 mod delete;
 mod error;
 mod get;
-mod headers;
+pub(crate) mod headers;
 mod list;
 mod multipart;
 mod place;

@@ -12,7 +12,7 @@ use crate::s3::error::{not_implemented, refuse};
 use crate::s3::hoisted;
 
 /// Query keys that may stand in any request: the signature of a presigned URL and the SDKs' name of the operation.
-const EVERYWHERE: [&str; 8] = [
+pub(super) const EVERYWHERE: [&str; 8] = [
     "x-id",
     "X-Amz-Algorithm",
     "X-Amz-Credential",
@@ -35,7 +35,7 @@ const READ_KEYS: &[&str] = &[
 ];
 
 /// The query keys that belong to an operation; `None` for an operation that does not exist here.
-fn query_keys(operation: &str) -> Option<&'static [&'static str]> {
+pub(super) fn query_keys(operation: &str) -> Option<&'static [&'static str]> {
     Some(match operation {
         "ListBuckets" => &["bucket-region", "continuation-token", "max-buckets", "prefix"],
         "CreateBucket" | "HeadBucket" | "DeleteBucket" | "PutObject" => &[],
@@ -120,7 +120,7 @@ fn invalid_token() -> S3Error {
 }
 
 /// Keys are compared as they stand in the URL: none of ours needs an escape.
-fn check_query(query: &str, operation: &str, allowed: &[&str]) -> S3Result<()> {
+pub(super) fn check_query(query: &str, operation: &str, allowed: &[&str]) -> S3Result<()> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let key = pair.split_once('=').map_or(pair, |(key, _)| key);
         if allowed.contains(&key) || EVERYWHERE.contains(&key) || hoisted::is_taken(operation, key) {
@@ -138,7 +138,7 @@ fn check_query(query: &str, operation: &str, allowed: &[&str]) -> S3Result<()> {
 }
 
 /// Refuses the headers that ask for a feature that does not exist here.
-fn check_headers(headers: &HeaderMap) -> S3Result<()> {
+pub(super) fn check_headers(headers: &HeaderMap) -> S3Result<()> {
     for name in headers.keys() {
         let Some(rest) = name.as_str().strip_prefix("x-amz-") else {
             continue;

@@ -50,7 +50,7 @@ pub(super) fn kind(kind: Option<&dto::ChecksumType>) -> S3Result<Option<Checksum
 
 /// A value in base64 of the algorithm's width. Anything else matches no body, and is refused as such (ceph/s3-tests
 /// demands BadDigest; AWS says InvalidRequest).
-fn value(algorithm: ChecksumAlgorithm, text: &str) -> S3Result<Vec<u8>> {
+pub(super) fn value(algorithm: ChecksumAlgorithm, text: &str) -> S3Result<Vec<u8>> {
     match STANDARD.decode(text) {
         Ok(value) if value.len() == algorithm.width() => Ok(value),
         _ => Err(refuse(
@@ -158,15 +158,17 @@ fn announced_trailer(headers: &HeaderMap) -> S3Result<Option<ChecksumAlgorithm>>
 
 /// `None` when the trailer did not come or holds no value of this algorithm.
 fn trailer_value(algorithm: ChecksumAlgorithm, trailers: &TrailingHeaders) -> Option<Vec<u8>> {
+    trailers.read(|headers| trailer_in(algorithm, headers))?
+}
+
+pub(super) fn trailer_in(algorithm: ChecksumAlgorithm, headers: &HeaderMap) -> Option<Vec<u8>> {
     let name = format!("{PREFIX}{}", algorithm.name().to_ascii_lowercase());
-    trailers.read(|headers| {
-        let mut values = headers.get_all(name).iter();
-        let text = values.next()?;
-        if values.next().is_some() {
-            return None;
-        }
-        value(algorithm, text.to_str().ok()?).ok()
-    })?
+    let mut values = headers.get_all(name).iter();
+    let text = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    value(algorithm, text.to_str().ok()?).ok()
 }
 
 pub(super) fn content_md5(headers: &HeaderMap) -> S3Result<Option<[u8; 16]>> {

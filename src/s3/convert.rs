@@ -95,7 +95,7 @@ fn etag_condition(condition: dto::ETagCondition) -> ETagCondition {
 }
 
 /// `a", W/"b` (a list without its outermost quotes) gives `a` and `b`.
-fn split_etags(value: &str) -> Vec<String> {
+pub(super) fn split_etags(value: &str) -> Vec<String> {
     if !value.contains('"') {
         return vec![value.to_owned()];
     }
@@ -280,13 +280,13 @@ pub(super) use give_object_headers;
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html>
 pub(super) fn content_encoding(encoding: Option<String>) -> Option<String> {
     let encoding = encoding?;
-    if !encoding.contains("aws-chunked") {
+    let is_framing = |coding: &str| coding.eq_ignore_ascii_case("aws-chunked");
+    let codings = || encoding.split(',').map(str::trim);
+    if !codings().any(is_framing) {
         return Some(encoding);
     }
-    let kept: Vec<&str> = encoding
-        .split(',')
-        .map(str::trim)
-        .filter(|coding| !coding.is_empty() && *coding != "aws-chunked")
+    let kept: Vec<&str> = codings()
+        .filter(|coding| !coding.is_empty() && !is_framing(coding))
         .collect();
     (!kept.is_empty()).then(|| kept.join(","))
 }

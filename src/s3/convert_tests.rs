@@ -7,6 +7,7 @@ fn aws_chunked_is_not_a_coding_of_the_object() {
     assert_eq!(encoding("aws-chunked"), None);
     assert_eq!(encoding("aws-chunked, gzip"), Some("gzip".to_owned()));
     assert_eq!(encoding("gzip,aws-chunked,br"), Some("gzip,br".to_owned()));
+    assert_eq!(encoding("AWS-Chunked, x-aws-chunked"), Some("x-aws-chunked".to_owned()));
     assert_eq!(encoding("gzip"), Some("gzip".to_owned()));
 }
 

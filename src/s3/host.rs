@@ -5,14 +5,14 @@ use s3s::host::{S3Host, VirtualHost};
 
 /// The domains that this server answers for. Any other host is taken for the server itself and its requests for
 /// path-style, so that an unknown name never turns into a bucket.
-pub(super) struct Domains {
+pub struct Domains {
     /// Lower case, without port; longest first, so that the most specific one decides.
     domains: Vec<String>,
 }
 
 impl Domains {
     /// `None` if there is no domain: then every request is path-style.
-    pub(super) fn new(domains: &[String]) -> Option<Self> {
+    pub fn new(domains: &[String]) -> Option<Self> {
         let mut domains: Vec<String> = domains
             .iter()
             .map(|domain| without_port(domain).trim_matches('.').to_ascii_lowercase())
@@ -25,6 +25,11 @@ impl Domains {
         } else {
             Some(Self { domains })
         }
+    }
+
+    /// Whether a request with this Host names its bucket there.
+    pub fn has_bucket(&self, host: &str) -> bool {
+        self.bucket(host).is_some()
     }
 
     /// The bucket in front of the domain.

@@ -9,6 +9,8 @@ mod checksum;
 mod convert;
 mod copy;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod hoisted;
 mod host;
 mod list;
@@ -28,6 +30,7 @@ use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::S3ServiceBuilder;
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto};
 
+pub use host::Domains;
 pub use s3s::{Body, HttpError, HttpRequest, HttpResponse};
 pub use wire::S3Wire;
 

@@ -71,9 +71,9 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
 }
 
 /// Whether a presigned URL says that it was valid for no time at all: to its user it has expired.
-fn never_valid(query: &str) -> bool {
+pub(super) fn never_valid(query: &str) -> bool {
     let expires = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
-    expires.is_some_and(|seconds| seconds == "0" || seconds.starts_with('-'))
+    expires.is_some_and(|seconds| seconds.starts_with('-') || seconds.parse() == Ok(0_u64))
 }
 
 /// The bytes of a DeleteObjects body as they came: s3s hands over only what it parsed, and the digests are ours to

@@ -82,12 +82,11 @@ pub async fn serve<W: Wire>(
     let tls = config.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
     let admin = Admin::new(backend, registry)?;
     let limits = &config.limits;
-    let (domains, access) = (config.domains.clone(), config.log.access);
     let gate = Gate::new(
         wire,
         limits,
-        access,
-        domains,
+        config.log.access,
+        &config.domains,
         Arc::clone(&metrics),
         Arc::clone(&connections),
     );

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::config::RootKeys;
+use crate::config::{RootKeys, toml_reason};
 
 const FILE: &str = "root-key";
 
@@ -55,13 +55,8 @@ pub fn load_or_make(dir: &Path, given: Option<RootKeys>) -> Result<Root, RootKey
                 path: path.clone(),
                 message,
             };
-            let file: KeyFile = toml::from_str(&text).map_err(|error| damaged(error.message().to_owned()))?;
-            let keys = RootKeys {
-                access_key: file.access_key,
-                secret_key: file.secret_key,
-            };
             Ok(Root {
-                keys,
+                keys: parse(&text).map_err(damaged)?,
                 file: Some(path),
                 is_new: false,
             })
@@ -77,6 +72,14 @@ pub fn load_or_make(dir: &Path, given: Option<RootKeys>) -> Result<Root, RootKey
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+pub(crate) fn parse(text: &str) -> Result<RootKeys, String> {
+    let file: KeyFile = toml::from_str(text).map_err(|error| toml_reason(&error))?;
+    Ok(RootKeys {
+        access_key: file.access_key,
+        secret_key: file.secret_key,
+    })
 }
 
 /// 20 characters and 40, the lengths that AWS uses and some clients check.
@@ -130,6 +133,8 @@ mod tests {
         let second = load_or_make(dir.path(), None).unwrap();
         assert!(!second.is_new);
         assert_eq!(second.keys.secret_key, first.keys.secret_key);
+        let message = parse("access_key = 'A'\nsecret_key = 7351927351").err().unwrap();
+        assert!(message.contains("wrong type") && !message.contains("7351"), "{message}");
         std::fs::write(path, "access_key = 1").unwrap();
         assert!(matches!(
             load_or_make(dir.path(), None),

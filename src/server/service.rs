@@ -19,6 +19,7 @@ use super::reply::{self, Refusal};
 use super::state::{ConnectionState, Connections};
 use crate::config::{AccessLog, LimitsConfig};
 use crate::limits::{ERROR_BODY_BYTES_MAX, XML_BODY_BYTES_MAX};
+use crate::s3::Domains;
 use crate::telemetry::{HttpMetrics, Operation, Rejection, Target, in_request};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
@@ -46,7 +47,8 @@ pub struct Gate<W> {
     wire: W,
     ids: RequestIds,
     host_id: HeaderValue,
-    domains: Vec<String>,
+    /// `None`: no host names a bucket.
+    domains: Option<Domains>,
     requests: Arc<Semaphore>,
     buffered: Arc<Semaphore>,
     queue_wait: Duration,
@@ -71,7 +73,7 @@ impl<W: Wire> Gate<W> {
         wire: W,
         limits: &LimitsConfig,
         access: AccessLog,
-        domains: Vec<String>,
+        domains: &[String],
         metrics: Arc<HttpMetrics>,
         connections: Arc<Connections>,
     ) -> Result<Self, getrandom::Error> {
@@ -81,7 +83,7 @@ impl<W: Wire> Gate<W> {
             wire,
             ids,
             host_id,
-            domains,
+            domains: Domains::new(domains),
             requests: Arc::new(Semaphore::new(limits.requests)),
             buffered: Arc::new(Semaphore::new(limits.buffered_body_bytes / BUDGET_UNIT_BYTES)),
             queue_wait: limits.queue_wait,
@@ -190,11 +192,7 @@ impl<W: Wire> Gate<W> {
         let host = host
             .or_else(|| request.uri().authority().map(|authority| authority.as_str()))
             .unwrap_or_default();
-        let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        let bucket_in_host = self.domains.iter().any(|domain| {
-            host.strip_suffix(domain.as_str())
-                .is_some_and(|bucket| bucket.ends_with('.'))
-        });
+        let bucket_in_host = self.domains.as_ref().is_some_and(|domains| domains.has_bucket(host));
         let target = Target::of(request.uri().path(), bucket_in_host);
         Operation::of(request.method(), target, request.uri().query(), request.headers())
     }

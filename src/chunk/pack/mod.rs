@@ -16,6 +16,8 @@ use crate::limits::{EXTENT_BYTES_MAX, PACK_BYTES_MAX};
 
 mod batch;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod metrics;
 mod reader;
 mod recovery;

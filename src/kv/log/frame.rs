@@ -14,6 +14,10 @@ const FLAG_FRESH: u16 = 1;
 /// In file headers and in frames alike.
 const CHECKSUM_AT: usize = 56;
 
+/// Numbers, offsets and sequences stay below this, so that counting on never overflows. No log comes there: at a billion
+/// a second it takes a century.
+pub(super) const COUNTER_MAX: u64 = 1 << 62;
+
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 
@@ -90,14 +94,18 @@ impl FileHeader {
         if block.len() != BLOCK_BYTES || !is_ours || !is_intact(block) {
             return None;
         }
-        Some(Self {
+        let header = Self {
             is_fresh: u16_at(block, 10)? & FLAG_FRESH != 0,
             number: u64_at(block, 16)?,
             id: u64_at(block, 24)?,
             base: u64_at(block, 32)?,
             first: Sequence(u64_at(block, 40)?),
             previous: u64_at(block, 48)?,
-        })
+        };
+        let is_sane = [header.number, header.base, header.first.0]
+            .iter()
+            .all(|counter| *counter < COUNTER_MAX);
+        is_sane.then_some(header)
     }
 }
 

@@ -7,6 +7,8 @@
 mod buffer;
 mod file;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod keeper;
 mod recover;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::LogError;
-use super::frame::{BLOCK_BYTES, Effects, FileHeader, FrameHeader};
+use super::frame::{BLOCK_BYTES, COUNTER_MAX, Effects, FileHeader, FrameHeader};
 use super::keeper::{LOG_SUFFIX, paths};
 use crate::ids::Sequence;
 use crate::limits::MIB;
@@ -148,6 +148,9 @@ pub(in crate::kv) fn recover(
     applied: Sequence,
     apply: &mut dyn FnMut(Effects<'_>, Sequence) -> Result<(), String>,
 ) -> Result<Recovered, LogError> {
+    if applied.0 >= COUNTER_MAX {
+        return Err(corrupt(dir, 0, "the engine's sequence is out of range"));
+    }
     let files = paths(dir, LOG_SUFFIX).map_err(|source| io_error(dir, source))?;
     let mut sources = Vec::new();
     for path in &files {

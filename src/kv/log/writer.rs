@@ -65,7 +65,7 @@ impl Log {
     }
 
     /// The file that is written, and where its next frame begins.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn position(&self) -> (std::path::PathBuf, u64) {
         (self.file.path.clone(), self.at)
     }

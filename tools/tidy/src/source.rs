@@ -84,7 +84,7 @@ impl Source {
 
 /// Every Rust source below `root` in the folders that are ours, sorted by path.
 pub fn collect(root: &Path) -> std::io::Result<Vec<Result<Source, Finding>>> {
-    let mut waiting: Vec<_> = ["src", "tools", "conformance"]
+    let mut waiting: Vec<_> = ["src", "tools", "conformance", "fuzz"]
         .iter()
         .map(|folder| root.join(folder))
         .collect();
