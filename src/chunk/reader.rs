@@ -1,8 +1,9 @@
 //! The way out: a range of a payload as a stream of verified plaintext.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -31,28 +32,43 @@ const COPY_SHARE: usize = 4;
 /// Times that a chunk's row is read again because its record has moved meanwhile.
 const MOVES_MAX: u32 = 4;
 
-/// What reading ahead gives: where it stopped, and the bytes.
-type Ahead = Result<(Cursor, VecDeque<Bytes>), ReadError>;
+/// What reading an extent gives: where it stopped, the bytes, and whether it had to wait for them.
+type Extents = Result<(Cursor, VecDeque<Bytes>, bool), ReadError>;
+
+/// The extent behind the one that is being sent.
+enum Next {
+    /// Read when it is asked for, on the caller's thread: what memory has is best read just before it is sent.
+    Asked(Pin<Box<dyn Future<Output = Extents> + Send>>),
+    /// Read while the caller sends.
+    Ahead(JoinHandle<Extents>),
+}
 
 /// A range of a payload. Ends after exactly its bytes, or with an error.
 pub struct DataStream {
     ready: VecDeque<Bytes>,
-    next: Option<JoinHandle<Ahead>>,
+    next: Option<Next>,
     _pin: ReadPin,
 }
 
 impl Drop for DataStream {
     fn drop(&mut self) {
-        if let Some(task) = &self.next {
+        if let Some(Next::Ahead(task)) = &self.next {
             task.abort();
         }
     }
 }
 
 impl DataStream {
-    /// Reads the next extent while the caller sends this one.
-    fn read_ahead(&mut self, cursor: Cursor) {
-        self.next = (cursor.remaining > 0).then(|| tokio::spawn(cursor.extent()));
+    /// Takes what was read, and goes on in the way that suits how long it took.
+    fn take(&mut self, (cursor, bytes, waited): (Cursor, VecDeque<Bytes>, bool)) {
+        self.ready = bytes;
+        self.next = if cursor.remaining == 0 {
+            None
+        } else if waited {
+            Some(Next::Ahead(tokio::spawn(cursor.timed_extent())))
+        } else {
+            Some(Next::Asked(Box::pin(cursor.timed_extent())))
+        };
     }
 }
 
@@ -64,18 +80,15 @@ impl Stream for DataStream {
             if let Some(bytes) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(bytes)));
             }
-            let Some(task) = self.next.as_mut() else {
-                return Poll::Ready(None);
+            let result = match self.next.as_mut() {
+                None => return Poll::Ready(None),
+                Some(Next::Asked(read)) => ready!(read.as_mut().poll(cx)),
+                Some(Next::Ahead(task)) => ready!(Pin::new(task).poll(cx)).unwrap_or(Err(ReadError::Stopped)),
             };
-            let result = ready!(Pin::new(task).poll(cx));
             self.next = None;
             match result {
-                Ok(Ok((cursor, bytes))) => {
-                    self.ready = bytes;
-                    self.read_ahead(cursor);
-                }
-                Ok(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Err(_) => return Poll::Ready(Some(Err(ReadError::Stopped))),
+                Ok(read) => self.take(read),
+                Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
     }
@@ -106,9 +119,7 @@ impl ChunkStore {
             _pin: pin,
         };
         if length > 0 {
-            let (cursor, ready) = cursor.extent().await?;
-            stream.ready = ready;
-            stream.read_ahead(cursor);
+            stream.take(cursor.timed_extent().await?);
         }
         Ok(stream)
     }
@@ -240,6 +251,19 @@ struct Run {
 }
 
 impl Cursor {
+    /// Reads the next run, and notes whether that waited for anything.
+    async fn timed_extent(self) -> Extents {
+        let mut waited = false;
+        let mut read = pin!(self.extent());
+        let (cursor, bytes) = poll_fn(|cx| {
+            let poll = read.as_mut().poll(cx);
+            waited |= poll.is_pending();
+            poll
+        })
+        .await?;
+        Ok((cursor, bytes, waited))
+    }
+
     /// Reads the next run.
     async fn extent(mut self) -> Result<(Self, VecDeque<Bytes>), ReadError> {
         loop {
