@@ -16,16 +16,14 @@ pub const PUT_BYTES_MAX: u64 = 5 << 30;
 pub const PART_BYTES_MIN: u64 = 5 << 20;
 /// Bytes of a whole object.
 pub const OBJECT_BYTES_MAX: u64 = 50 << 40;
-/// Buckets of one page of ListBuckets.
-pub const LIST_BUCKETS_MAX: usize = 1000;
+/// Buckets of one page of ListBuckets; read in pages of `LIST_PAGE_MAX`.
+pub const LIST_BUCKETS_MAX: usize = 10_000;
 /// Rows of one listing page.
 pub const LIST_PAGE_MAX: usize = 1000;
 /// Keys of one DeleteObjects request.
 pub const DELETE_OBJECTS_MAX: usize = 1000;
 /// Bytes of tags: 10 tags of 128 + 256 characters.
 pub const TAGS_MAX: usize = 10;
-/// Buckets of one ListBuckets page.
-pub const LIST_BUCKETS_PAGE_MAX: usize = 10_000;
 
 // Identities and the S3 wire.
 

@@ -139,9 +139,25 @@ impl Objects {
     }
 
     /// The buckets of the caller, in the order of their names.
-    pub async fn list_buckets(&self, grant: &Grant, request: ListBuckets) -> Result<BucketPage, StoreError> {
+    pub async fn list_buckets(&self, grant: &Grant, mut request: ListBuckets) -> Result<BucketPage, StoreError> {
+        let mut wanted = request.limit.min(limits::LIST_BUCKETS_MAX);
+        let mut buckets = Vec::new();
+        loop {
+            request.limit = wanted.min(limits::LIST_PAGE_MAX);
+            let page = self.scan_buckets(grant, &request).await?;
+            wanted = wanted.saturating_sub(page.buckets.len());
+            buckets.extend(page.buckets);
+            match page.next {
+                Some(next) if wanted > 0 => request.start_after = next,
+                next => return Ok(BucketPage { buckets, next }),
+            }
+        }
+    }
+
+    /// What one scan gives of them.
+    async fn scan_buckets(&self, grant: &Grant, request: &ListBuckets) -> Result<BucketPage, StoreError> {
         let owner = grant.identity().canonical_id.as_str();
-        let limit = request.limit.min(limits::LIST_BUCKETS_MAX);
+        let limit = request.limit;
         let skip = key::owner_bucket(owner, "").len();
         let range = key::prefix_range(key::owner_bucket(owner, &request.prefix));
         let after = key::owner_bucket(owner, &request.start_after);

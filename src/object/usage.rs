@@ -100,7 +100,7 @@ impl Objects {
         let mut found = Vec::new();
         let mut last = String::new();
         loop {
-            let page = self.all_buckets(&last, limits::LIST_BUCKETS_MAX).await?;
+            let page = self.all_buckets(&last, limits::LIST_PAGE_MAX).await?;
             let Some(end) = page.last() else { break };
             last.clone_from(&end.name);
             for bucket in page {
@@ -123,7 +123,7 @@ impl Objects {
         let scan = Scan {
             start: Bound::Excluded(key::bucket(start_after)),
             end: Bound::Excluded(key::table(Table::Bucket).end),
-            limit: limit.min(limits::LIST_BUCKETS_MAX),
+            limit: limit.min(limits::LIST_PAGE_MAX),
             direction: Default::default(),
             fold: None,
         };

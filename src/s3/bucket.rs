@@ -26,7 +26,7 @@ pub(super) async fn list_buckets(
                 "Argument max-buckets must be an integer between 1 and 10000.",
             ));
         }
-        asked => convert::page_size(asked, "max-buckets", limits::LIST_BUCKETS_PAGE_MAX)?,
+        asked => convert::page_size(asked, "max-buckets", limits::LIST_BUCKETS_MAX)?,
     };
     let scope = Scope {
         operation: "ListBuckets",

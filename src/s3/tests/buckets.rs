@@ -135,6 +135,34 @@ async fn bad_names_and_acls_are_refused() {
 }
 
 #[tokio::test]
+async fn more_buckets_than_one_scan_gives_are_one_list() {
+    let gateway = Gateway::new().await;
+    for number in 0..1005 {
+        Call::put(&format!("/many-{number:04}"))
+            .send(&gateway)
+            .await
+            .expect(200);
+    }
+    assert_eq!(
+        Call::get("/").send(&gateway).await.expect(200).elements("Name").len(),
+        1005
+    );
+    let page = Call::get("/")
+        .query("max-buckets", "1003")
+        .send(&gateway)
+        .await
+        .expect(200);
+    assert_eq!(page.elements("Name").len(), 1003);
+    let token = page.element("ContinuationToken");
+    let rest = Call::get("/")
+        .query("continuation-token", &token)
+        .send(&gateway)
+        .await
+        .expect(200);
+    assert_eq!(rest.elements("Name"), ["many-1003", "many-1004"]);
+}
+
+#[tokio::test]
 async fn buckets_are_listed_by_pages() {
     let gateway = Gateway::new().await;
     for name in ["aaa", "bbb-1", "bbb-2", "ccc"] {
