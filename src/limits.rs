@@ -1,5 +1,7 @@
 //! Every cap in one place. A queue, page, cache, body or name that is not bounded here is a bug.
 
+use std::time::Duration;
+
 pub const KIB: usize = 1 << 10;
 pub const MIB: usize = 1 << 20;
 
@@ -35,7 +37,7 @@ pub const IDENTITY_KEYS_MAX: usize = 16;
 /// Bytes of an XML request body: 1,000 keys of DeleteObjects or 10,000 parts of a complete, escaped.
 pub const XML_BODY_BYTES_MAX: usize = 8 * MIB;
 /// Bytes of one signed aws-chunk: it is held until its signature is checked. Clients send 64 KiB to 1 MiB.
-pub const AWS_CHUNK_BYTES_MAX: usize = 16 * MIB;
+pub const AWS_CHUNK_BYTES_MAX: usize = MIB;
 /// Seconds between a request's date and ours.
 pub const CLOCK_SKEW_SECS_MAX: u32 = 15 * 60;
 /// Seconds that a presigned URL may live.
@@ -73,11 +75,15 @@ pub const WINDOW_CHUNKS_MAX: usize = 128;
 pub const WINDOWS_IN_FLIGHT: usize = 2;
 /// Bytes of plaintext windows and read extents in memory, over all requests.
 pub const BUFFER_POOL_BYTES: usize = 64 * MIB;
+/// How long a request waits for such memory before it is answered 503 SlowDown.
+pub const BUFFER_WAIT: Duration = Duration::from_secs(10);
 pub const PACK_BYTES_MAX: u64 = 64 << 20;
 /// Entries of one tree row.
 pub const TREE_ROW_ENTRIES_MAX: usize = 1000;
 /// Levels of data that refer to data.
 pub const TREE_DEPTH_MAX: usize = 8;
+/// The same when many read.
+pub const EXTENT_BYTES_MIN: usize = 256 * KIB;
 /// Bytes that one read takes from a pack at once: the records of a MiB, with their headers.
 pub const EXTENT_BYTES_MAX: usize = MIB + 32 * KIB;
 
@@ -85,6 +91,11 @@ pub const EXTENT_BYTES_MAX: usize = MIB + 32 * KIB;
 
 /// Bytes of a request's line and headers together.
 pub const HEAD_BYTES_MAX: usize = 64 * KIB;
+/// Bytes of an unfinished head from which on it counts as large.
+pub const LARGE_HEAD_BYTES: usize = 16 * KIB;
+/// Connections with a large head; a head that would be one more ends its connection. hyper's buffer for such a head
+/// grows to [`CONNECTION_BUFFER_BYTES`], before anybody knows who sends it.
+pub const LARGE_HEADS_MAX: usize = 64;
 /// Header lines of a request: what hyper parses without an allocation.
 pub const HEADERS_MAX: usize = 100;
 /// Bytes that one HTTP/1 connection reads ahead, or holds unsent.

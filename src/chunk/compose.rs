@@ -18,6 +18,9 @@ use crate::meta::tree::{Target, TreeEntry, TreeRow};
 
 /// Entries of one row, and so guards of one commit: what a commit costs the 4 KiB PUTs behind it.
 const ROW_ENTRIES_MAX: usize = 256;
+/// Entries from which on pieces are no longer replaced by what they are composed of: a complete of 10,000 parts has to
+/// end while its client waits, and is held in memory.
+const FLATTENED_ENTRIES_MAX: usize = 10_000;
 const COMMIT_TRIES_MAX: u32 = 8;
 
 /// A range of published data.
@@ -41,8 +44,8 @@ struct Entry {
 
 impl ChunkStore {
     /// Puts `pieces` together as new data, which holds its own references: the pieces' owners may go afterwards.
-    /// A piece of composed data is replaced by what it is composed of, if that is at most 1,000 entries, so that
-    /// copies of copies do not nest.
+    /// A piece of composed data is replaced by what it is composed of, if that is at most 1,000 entries and there are
+    /// not too many already, so that copies of copies do not nest.
     pub async fn compose(&self, domain: DomainId, pieces: &[Piece]) -> Result<StoredData, ComposeError> {
         let mut depth = 1;
         let mut entries = Vec::with_capacity(pieces.len());
@@ -90,6 +93,7 @@ impl ChunkStore {
             return Ok(0);
         }
         if row.depth > 1
+            && entries.len() < FLATTENED_ENTRIES_MAX
             && let Some(inner) = self.inner_entries(piece).await?
         {
             entries.extend(inner.into_iter().map(|(inner, offset, length)| Entry {

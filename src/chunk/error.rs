@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::chunk::pack;
+use crate::chunk::pool::Spent;
 use crate::ids::{ChunkId, DataId, DomainId, PackId};
 use crate::kv;
 use crate::meta::record::Malformed;
@@ -32,6 +33,8 @@ impl MetaError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WriteError {
     #[error(transparent)]
+    Busy(#[from] Spent),
+    #[error(transparent)]
     Append(#[from] pack::AppendError),
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -51,6 +54,8 @@ pub enum WriteError {
 /// Why bytes were not given.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
+    #[error(transparent)]
+    Busy(#[from] Spent),
     /// The data, or what it was built from, is not there: deleted since its id was read. Read the owner's row again.
     #[error("data {0} is gone, or shorter than the range")]
     Gone(DataId),

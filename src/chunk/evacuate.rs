@@ -11,6 +11,7 @@ use crate::chunk::packs::Counts;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, PackId};
 use crate::kv::{CommitError, Mutation};
+use crate::limits::EXTENT_BYTES_MAX;
 use crate::meta::chunk::ChunkRow;
 use crate::meta::key;
 
@@ -185,7 +186,10 @@ impl ChunkStore {
 fn extents(records: impl Iterator<Item = Wanted>) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::new();
     for wanted in records {
-        if !extents.last_mut().is_some_and(|extent| extent.push(wanted)) {
+        if !extents
+            .last_mut()
+            .is_some_and(|extent| extent.push(wanted, EXTENT_BYTES_MAX as u64))
+        {
             extents.push(Extent::new(wanted));
         }
     }

@@ -18,7 +18,7 @@ use crate::chunk::session::ReadPin;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, DataId, DomainId, SegmentId};
 use crate::kv::{CommitError, Mutation};
-use crate::limits::{EXTENT_BYTES_MAX, TREE_DEPTH_MAX};
+use crate::limits::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, TREE_DEPTH_MAX};
 use crate::meta::chunk::ChunkRow;
 use crate::meta::key;
 use crate::meta::record::Malformed;
@@ -124,6 +124,12 @@ impl ChunkStore {
         Ok(stream)
     }
 
+    /// Bytes that a stream reads at once: less when many read, since a client that is slow to take them holds them.
+    fn extent_bytes(&self) -> u64 {
+        let fair = self.pool.budget_bytes() / 2 / self.sessions.reads().max(1);
+        fair.clamp(EXTENT_BYTES_MIN, EXTENT_BYTES_MAX) as u64
+    }
+
     /// The row that holds byte `offset` of `data`.
     pub(super) async fn tree_row(&self, data: DataId, offset: u64) -> Result<Arc<TreeRow>, ReadError> {
         if let Some(row) = self.trees.get(&(data, offset)) {
@@ -180,6 +186,7 @@ impl ChunkStore {
                     return Ok((known.row, bytes.ok_or(ReadError::Damaged { chunk: id, pack })?));
                 }
                 Err(error @ pack::ReadError::Io { .. }) => return Err(ReadError::Pack(Arc::new(error))),
+                Err(pack::ReadError::Busy(spent)) => return Err(spent.into()),
                 Err(error) => {
                     tracing::error!(chunk = %id, %error, "a chunk does not read back");
                     before = Some(known.row.place);
@@ -361,7 +368,7 @@ impl Cursor {
             extent: None,
             parts: Vec::new(),
         };
-        let mut holes = 0;
+        let (mut holes, bytes_max) = (0, self.store.extent_bytes());
         while open.length > 0 {
             let short = Malformed {
                 record: "segment",
@@ -380,7 +387,7 @@ impl Cursor {
                     match run.extent.as_mut() {
                         None => run.extent = Some(Extent::new(wanted)),
                         Some(extent) => {
-                            if !extent.push(wanted) {
+                            if !extent.push(wanted, bytes_max) {
                                 break;
                             }
                         }
@@ -417,6 +424,7 @@ impl Cursor {
                 match self.store.packs.read(extent).await {
                     Ok(read) => read.into_iter().map(|(_, bytes)| bytes).collect(),
                     Err(error @ pack::ReadError::Io { .. }) => return Err(ReadError::Pack(Arc::new(error))),
+                    Err(pack::ReadError::Busy(spent)) => return Err(spent.into()),
                     Err(_) => self.by_index(segment, domain, &ids).await?,
                 }
             }

@@ -17,6 +17,7 @@ struct State {
     readers: HashMap<DataId, usize>,
     unwinding: HashSet<DataId>,
     uploads: usize,
+    reads: usize,
 }
 
 /// The process's sessions.
@@ -44,6 +45,7 @@ impl Sessions {
             return None;
         }
         *state.readers.entry(data).or_default() += 1;
+        state.reads += 1;
         Some(ReadPin {
             data,
             sessions: Arc::clone(self),
@@ -66,6 +68,11 @@ impl Sessions {
     pub fn upload(self: &Arc<Self>) -> ActiveUpload {
         self.state.lock().uploads += 1;
         ActiveUpload(Arc::clone(self))
+    }
+
+    /// Streams that are being read.
+    pub fn reads(&self) -> usize {
+        self.state.lock().reads
     }
 
     pub fn uploads(&self) -> usize {
@@ -111,6 +118,7 @@ pub(super) struct ReadPin {
 impl Drop for ReadPin {
     fn drop(&mut self) {
         let mut state = self.sessions.state.lock();
+        state.reads -= 1;
         if let Some(count) = state.readers.get_mut(&self.data) {
             *count -= 1;
             if *count == 0 {

@@ -23,6 +23,15 @@ use crate::meta::data::{DataRow, DataState, GarbageRow};
 use crate::meta::key;
 use crate::meta::record::UnknownFields;
 
+/// What a buffer begins with while others hold much of the pool, so that a client that sends nothing holds little.
+const FIRST_BYTES: usize = 64 << 10;
+/// What it grows to next, before it takes room for a whole window.
+const SECOND_BYTES: usize = 1 << 20;
+/// A whole window is taken at once if that leaves one part in so many of the pool.
+const EASY_SHARE: usize = 2;
+/// A buffer grows past what it needs to be cut only if that leaves one part in so many: the rest is for those who read
+/// and for those who begin.
+const RESERVE_SHARE: usize = 4;
 /// Segments that one window makes at the most, each of up to [`WINDOW_CHUNKS_MAX`] chunks.
 const WINDOW_SEGMENTS_MAX: usize = 4;
 
@@ -164,14 +173,16 @@ impl DataWriter {
                 self.send(false).await?;
             }
             if self.buffer.is_none() {
-                self.open_window(0).await;
+                self.open_window(0).await?;
             }
             let Some(buffer) = self.buffer.as_mut() else { continue };
-            let count = bytes.len().min(self.target.saturating_sub(buffer.len()));
-            let taken = buffer.extend_from_slice(&bytes.split_to(count));
-            if taken != count {
-                return Err(WriteError::Stopped);
+            let room = self.target.min(buffer.capacity()).saturating_sub(buffer.len());
+            if room == 0 {
+                self.grow().await?;
+                continue;
             }
+            let count = bytes.len().min(room);
+            buffer.extend_from_slice(&bytes.split_to(count));
         }
         Ok(())
     }
@@ -185,8 +196,8 @@ impl DataWriter {
         Ok(())
     }
 
-    /// Charges the next window to the pool. `carry` bytes of it are known to come from the window before.
-    async fn open_window(&mut self, carry: usize) {
+    /// Begins the next window. `carry` bytes of it are known to come from the window before.
+    async fn open_window(&mut self, carry: usize) -> Result<(), WriteError> {
         let window = self.store.window_bytes(self.options.profile);
         let expected = self
             .options
@@ -194,10 +205,42 @@ impl DataWriter {
             .map_or(u64::MAX, |bytes| bytes.saturating_sub(self.offset));
         // More than was expected gets whole windows.
         let expected = usize::try_from(expected).unwrap_or(usize::MAX);
-        let target = if expected > carry { window.min(expected) } else { window };
-        let buffer = self.store.pool.take(target).await;
-        self.target = target.min(buffer.capacity());
-        self.buffer = Some(buffer);
+        self.target = if expected > carry { window.min(expected) } else { window };
+        let pool = &self.store.pool;
+        self.buffer = Some(match pool.try_take_leaving(self.target, EASY_SHARE) {
+            Some(buffer) => buffer,
+            None => pool.take(self.target.min(carry + FIRST_BYTES)).await?,
+        });
+        Ok(())
+    }
+
+    /// Makes room in a full buffer, or lets it be a window if the pool is wanted by others.
+    async fn grow(&mut self) -> Result<(), WriteError> {
+        let Some(buffer) = self.buffer.take() else {
+            return Ok(());
+        };
+        let needed = 2 * self.options.profile.chunk_bytes_max();
+        let pool = &self.store.pool;
+        let grown = if buffer.len() < SECOND_BYTES {
+            pool.try_take_leaving(self.target.min(SECOND_BYTES), RESERVE_SHARE)
+        } else {
+            pool.try_take_leaving(self.target, RESERVE_SHARE)
+        };
+        let grown = match grown {
+            None if buffer.len() >= needed => {
+                self.target = buffer.len();
+                self.buffer = Some(buffer);
+                return Ok(());
+            }
+            // Too short to be cut: it has to wait, with what it holds.
+            None => Some(pool.take(self.target.min(needed)).await?),
+            grown => grown,
+        };
+        if let Some(mut grown) = grown {
+            grown.extend_from_slice(&buffer);
+            self.buffer = Some(grown);
+        }
+        Ok(())
     }
 
     /// Sends the buffer on its way as a window and opens the next with its unfinished tail.
@@ -240,10 +283,13 @@ impl DataWriter {
         };
         self.offset += (bytes.len() - tail) as u64;
         if !last {
-            self.open_window(tail).await;
+            // A copy, so that the window goes back to the pool while this waits for the next.
+            let rest = bytes.slice(bytes.len() - tail..).to_vec();
+            drop(bytes);
+            self.open_window(tail).await?;
             self.carried = tail;
-            if let (Some(buffer), Some(rest)) = (self.buffer.as_mut(), bytes.get(bytes.len() - tail..)) {
-                buffer.extend_from_slice(rest);
+            if let Some(buffer) = self.buffer.as_mut() {
+                buffer.extend_from_slice(&rest);
             }
         }
         Ok(())

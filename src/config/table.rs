@@ -193,12 +193,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "limits.buffered_bodies",
-        "32MiB",
+        "64MiB",
         Kind::Size {
             min: 16 * MIB,
             max: 64 * GIB,
         },
-        "bytes of XML bodies in memory at once",
+        "bytes of XML bodies and of signed chunks in memory at once",
     ),
     setting(
         "limits.header_timeout",

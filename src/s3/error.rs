@@ -9,6 +9,7 @@ use s3s::stream::aws_chunked_stream::AwsChunkedStreamError;
 use s3s::stream::upload_stream::UploadStreamError;
 use s3s::{BodySizeLimitExceeded, S3Error, S3ErrorCode};
 
+use crate::chunk;
 use crate::iam::AccessDenied;
 use crate::kv;
 use crate::limits;
@@ -80,6 +81,9 @@ impl From<StoreError> for S3Error {
                 S3ErrorCode::OperationAborted,
                 "Too many other requests change the same resource. Please try again.",
             );
+        }
+        if let StoreError::Data(chunk::ReadError::Busy(_)) | StoreError::Write(chunk::WriteError::Busy(_)) = &error {
+            return refuse(S3ErrorCode::SlowDown, "Please reduce your request rate.");
         }
         tracing::error!(error = &error as &dyn Error, "an operation failed in the store");
         match error {

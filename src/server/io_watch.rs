@@ -52,8 +52,8 @@ impl AsyncRead for WatchedStream {
         let bytes = buf.filled().len() - before;
         if bytes > 0 {
             self.metrics.network_received.inc_by(bytes as u64);
-            if self.state.awaits_head() {
-                self.state.head_started(self.connections.now());
+            if self.state.awaits_head() && !self.connections.receive_head(&self.state, bytes) {
+                return Poll::Ready(Err(io::Error::other("too many large heads are being received")));
             }
         }
         Poll::Ready(Ok(()))

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -16,7 +17,7 @@ use tokio::sync::Semaphore;
 use super::io_watch::WatchedStream;
 use super::reply::Refusal;
 use super::service::{Gate, Via, Wire};
-use super::state::{Connections, Seat};
+use super::state::{ConnectionState, Connections, Seat};
 use super::tls::Tls;
 use crate::limits::{
     CONNECTION_BUFFER_BYTES, H2_CONNECTION_WINDOW_BYTES, H2_CONNECTIONS_MAX, H2_STREAM_WINDOW_BYTES, H2_STREAMS_MAX,
@@ -142,20 +143,29 @@ impl<W: Wire> Listener<W> {
     async fn serve(self: &Arc<Self>, stream: TcpStream, via: Via, _seat: &Seat) -> Result<(), super::body::BoxError> {
         let state = Arc::clone(&via.state);
         let is_h2 = if self.tls.is_none() {
-            begins_http2(&stream).await?
+            let Some(is_h2) = unless_draining(&state, begins_http2(&stream)).await else {
+                return Ok(());
+            };
+            is_h2?
         } else {
             false
         };
-        let watched = WatchedStream::new(stream, state, Arc::clone(&self.connections), Arc::clone(&self.metrics));
+        let watched = WatchedStream::new(
+            stream,
+            Arc::clone(&state),
+            Arc::clone(&self.connections),
+            Arc::clone(&self.metrics),
+        );
         let Some(tls) = &self.tls else {
             return self.speak(watched, via, is_h2).await;
         };
-        match tls.acceptor.accept(watched).await {
-            Ok(stream) => {
+        match unless_draining(&via.state, tls.acceptor.accept(watched)).await {
+            None => Ok(()),
+            Some(Ok(stream)) => {
                 let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 self.speak(stream, via, is_h2).await
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 self.metrics.rejected(Rejection::Handshake);
                 Err(error.into())
             }
@@ -203,6 +213,21 @@ impl<W: Wire> Listener<W> {
         }
         Ok(())
     }
+}
+
+/// What `first` gives; `None` when the connection is asked to end while it waits: nothing was asked on it yet.
+async fn unless_draining<T>(state: &ConnectionState, first: impl Future<Output = T>) -> Option<T> {
+    let mut first = pin!(first);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = first.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        if state.poll_draining(cx.waker()) {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Whether the client begins with HTTP/2's preface. Looks without taking; the head's timeout covers a client that sends

@@ -18,11 +18,12 @@ use super::record::{LogLine, Record, RequestId, RequestIds};
 use super::reply::{self, Refusal};
 use super::state::{ConnectionState, Connections};
 use crate::config::{AccessLog, LimitsConfig};
-use crate::limits::{ERROR_BODY_BYTES_MAX, XML_BODY_BYTES_MAX};
+use crate::limits::{AWS_CHUNK_BYTES_MAX, ERROR_BODY_BYTES_MAX, XML_BODY_BYTES_MAX};
 use crate::s3::Domains;
 use crate::telemetry::{HttpMetrics, Operation, Rejection, Target, in_request};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+const PAYLOAD_DIGEST: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const HOST_ID: HeaderName = HeaderName::from_static("x-amz-id-2");
 /// Bytes of one permit of the budget for buffered bodies.
 const BUDGET_UNIT_BYTES: usize = 1024;
@@ -168,22 +169,14 @@ impl<W: Wire> Gate<W> {
                 waited.ok().and_then(Result::ok).ok_or(Rejection::Requests)?
             }
         };
-        if request.body().is_end_stream() || !operation.buffers_body(request.method()) {
+        let held_bytes = held_bytes(request, operation);
+        if held_bytes == 0 {
             return Ok([Some(place), None]);
         }
-        let bytes = request
-            .body()
-            .size_hint()
-            .upper()
-            .and_then(|bytes| usize::try_from(bytes).ok());
-        let units = bytes
-            .unwrap_or(XML_BODY_BYTES_MAX)
-            .min(XML_BODY_BYTES_MAX)
-            .div_ceil(BUDGET_UNIT_BYTES);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let buffer = Arc::clone(&self.buffered)
-            .try_acquire_many_owned(units)
-            .map_err(|_| Rejection::BufferedBodies)?;
+        let units = u32::try_from(held_bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
+        let waiting = Arc::clone(&self.buffered).acquire_many_owned(units);
+        let waited = tokio::time::timeout(self.queue_wait, waiting).await;
+        let buffer = waited.ok().and_then(Result::ok).ok_or(Rejection::BufferedBodies)?;
         Ok([Some(place), Some(buffer)])
     }
 
@@ -238,6 +231,23 @@ impl<W: Wire> Gate<W> {
         reply::set_length(headers, document.len());
         Content::Whole(Some(document))
     }
+}
+
+/// Bytes of the body that s3s may hold before it hands them on: all of an XML document, one signed chunk of an upload.
+fn held_bytes(request: &Request<Incoming>, operation: Operation) -> usize {
+    let signed_chunks = |digest: &HeaderValue| digest.as_bytes().starts_with(b"STREAMING-AWS4-");
+    let most = if request.body().is_end_stream() {
+        0
+    } else if operation.buffers_body(request.method()) {
+        XML_BODY_BYTES_MAX
+    } else if request.headers().get(PAYLOAD_DIGEST).is_some_and(signed_chunks) {
+        AWS_CHUNK_BYTES_MAX
+    } else {
+        0
+    };
+    let bytes = request.body().size_hint().upper();
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.map_or(most, |bytes| bytes.min(most))
 }
 
 fn refuse<B>(refusal: Refusal) -> Answer<B> {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::limits::{LARGE_HEAD_BYTES, LARGE_HEADS_MAX};
 use crate::telemetry::{HttpMetrics, Rejection};
 
 /// How often the connections are looked over; timeouts are kept to this.
@@ -25,6 +26,10 @@ pub struct ConnectionState {
     in_flight: AtomicU32,
     /// Since when the client has been sending a request's head (HTTP/1 only) or shaking hands.
     head_since: AtomicU64,
+    /// Bytes of that head so far.
+    head_bytes: AtomicUsize,
+    /// Whether a head of the connection has been large.
+    large_head: AtomicBool,
     /// Since when no request has been in flight.
     idle_since: AtomicU64,
     /// Since when the client has taken no byte of what is being written.
@@ -38,6 +43,11 @@ impl ConnectionState {
     pub fn request_started(&self) {
         self.in_flight.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
+        self.head_bytes.store(0, Relaxed);
+        // Its large buffer goes with the connection.
+        if self.large_head.load(Relaxed) {
+            self.drain();
+        }
     }
 
     pub fn request_ended(&self, now: u64) {
@@ -52,12 +62,12 @@ impl ConnectionState {
         self.head_since.store(0, Relaxed);
     }
 
-    /// Whether received bytes would be the first ones of a head.
+    /// Whether received bytes would be those of a head.
     pub fn awaits_head(&self) -> bool {
-        self.head_since.load(Relaxed) == 0 && self.in_flight.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed)
+        self.in_flight.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed)
     }
 
-    pub fn head_started(&self, now: u64) {
+    fn head_started(&self, now: u64) {
         self.head_since.store(now, Relaxed);
     }
 
@@ -112,6 +122,7 @@ pub struct Connections {
     started: Instant,
     table: Mutex<Table>,
     closed: Notify,
+    large_heads: AtomicUsize,
     metrics: Arc<HttpMetrics>,
 }
 
@@ -130,7 +141,10 @@ pub struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.connections.table.lock().open.remove(&self.id);
+        let left = self.connections.table.lock().open.remove(&self.id);
+        if left.is_some_and(|(state, _)| state.large_head.load(Relaxed)) {
+            self.connections.large_heads.fetch_sub(1, Relaxed);
+        }
         self.connections.metrics.connections.dec();
         self.connections.closed.notify_waiters();
     }
@@ -142,6 +156,7 @@ impl Connections {
             started: Instant::now(),
             table: Mutex::default(),
             closed: Notify::new(),
+            large_heads: AtomicUsize::new(0),
             metrics,
         })
     }
@@ -174,6 +189,23 @@ impl Connections {
                 connections: Arc::clone(self),
             },
         )
+    }
+
+    /// Takes note of `bytes` of a head; `false`: it is one large head too many. The bytes before them did not end it,
+    /// since it is parsed after each read.
+    pub fn receive_head(&self, state: &ConnectionState, bytes: usize) -> bool {
+        if state.head_since.load(Relaxed) == 0 {
+            state.head_started(self.now());
+        }
+        let before = state.head_bytes.fetch_add(bytes, Relaxed);
+        if before < LARGE_HEAD_BYTES || state.large_head.swap(true, Relaxed) {
+            return true;
+        }
+        if self.large_heads.fetch_add(1, Relaxed) < LARGE_HEADS_MAX {
+            return true;
+        }
+        self.metrics.rejected(Rejection::LargeHeads);
+        false
     }
 
     /// Names the task that serves the connection of `seat_id`, so that it can be ended.

@@ -24,6 +24,7 @@ pub enum Rejection {
     Connections,
     Requests,
     BufferedBodies,
+    LargeHeads,
     SlowHead,
     SlowBody,
     SlowReader,
@@ -31,10 +32,11 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Connections, "connections"),
         (Self::Requests, "requests"),
         (Self::BufferedBodies, "buffered_bodies"),
+        (Self::LargeHeads, "large_heads"),
         (Self::SlowHead, "slow_head"),
         (Self::SlowBody, "slow_body"),
         (Self::SlowReader, "slow_reader"),

@@ -85,6 +85,80 @@ fn heads_that_never_end_are_cut_off_and_idle_connections_closed() {
 }
 
 #[test]
+fn large_heads_that_never_end_are_limited() {
+    let gateway = Gateway::start(&[]);
+    let head = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(40_000));
+    let mut kept = Vec::new();
+    for _ in 0..70 {
+        let mut stream = gateway.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        kept.push(stream);
+    }
+    let until = Instant::now() + Duration::from_secs(10);
+    let refused = "cairn_http_rejected_total{limit=\"large_heads\"} 6";
+    while !gateway.admin_get("/metrics").contains(refused) {
+        assert!(Instant::now() < until, "{}", gateway.admin_get("/metrics"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(kept);
+    // The gateway takes a moment to see that they are gone.
+    let request = format!("{head}\r\n\r\n");
+    while !exchange(&mut gateway.connect(), request.as_bytes()).starts_with("HTTP/1.1 403") {
+        assert!(Instant::now() < until, "a large head is still refused");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Uploads that hold a part of their window and send nothing more, as on a slow link.
+#[test]
+fn slow_uploads_leave_room_for_others() {
+    const SENT: usize = 7 << 20;
+    let gateway = Gateway::start(&[]);
+    let host = gateway.s3.clone();
+    let close = "Connection: close\r\n";
+    exchange(
+        &mut gateway.connect(),
+        signed_head("PUT", &host, "/slow", close).as_bytes(),
+    );
+    let body: Vec<u8> = (0..SENT as u32 / 4)
+        .flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_be_bytes())
+        .collect();
+    let mut kept = Vec::new();
+    for number in 0..24 {
+        let mut upload = gateway.connect();
+        let length = format!("Content-Length: {}\r\n", 100 << 20);
+        upload
+            .write_all(signed_head("PUT", &host, &format!("/slow/{number}"), &length).as_bytes())
+            .unwrap();
+        upload.write_all(&body).unwrap();
+        kept.push(upload);
+    }
+    let began = Instant::now();
+    let content = &body[..1 << 20];
+    let mut put = gateway.connect();
+    put.write_all(
+        signed_head(
+            "PUT",
+            &host,
+            "/slow/k",
+            &format!("Content-Length: {}\r\n{close}", content.len()),
+        )
+        .as_bytes(),
+    )
+    .unwrap();
+    put.write_all(content).unwrap();
+    let answer = read_to_close(&mut put);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut got = Vec::new();
+    let mut get = gateway.connect();
+    get.write_all(signed_head("GET", &host, "/slow/k", close).as_bytes())
+        .unwrap();
+    get.read_to_end(&mut got).unwrap();
+    assert!(got.ends_with(content));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_body_that_stops_coming_is_a_request_timeout() {
     let gateway = Gateway::start(&[("CAIRN_LIMITS_BODY_TIMEOUT", "500ms")]);
     let host = gateway.s3.clone();

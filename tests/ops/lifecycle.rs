@@ -59,6 +59,15 @@ fn a_request_in_flight_survives_sigterm() {
 }
 
 #[test]
+fn a_connection_that_asks_nothing_does_not_delay_the_end() {
+    let mut gateway = Gateway::start(&[]);
+    let _mute = gateway.connect();
+    std::thread::sleep(Duration::from_millis(200));
+    gateway.signal("-TERM");
+    assert!(gateway.wait_end(Duration::from_secs(5)).success());
+}
+
+#[test]
 fn a_drain_ends_at_its_deadline() {
     let mut gateway = Gateway::start(&[("CAIRN_LIMITS_DRAIN_TIMEOUT", "500ms")]);
     let mut upload = gateway.connect();

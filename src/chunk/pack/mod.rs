@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::chunk::codec::Codec;
+use crate::chunk::pool::Spent;
 use crate::ids::{ChunkId, DomainId, PackId};
 use crate::limits::{EXTENT_BYTES_MAX, PACK_BYTES_MAX};
 
@@ -87,15 +88,15 @@ impl Extent {
     }
 
     /// Adds the next record if it lies behind the last one in the same pack, near it, and the extent stays within its
-    /// bounds; else returns `false` and leaves the extent as it is.
-    pub fn push(&mut self, next: Wanted) -> bool {
+    /// bounds and `bytes_max`; else returns `false` and leaves the extent as it is.
+    pub fn push(&mut self, next: Wanted, bytes_max: u64) -> bool {
         let range = self.byte_range();
         let raw_bytes = self.raw_bytes + next.location.raw_len as usize;
         let start = u64::from(next.location.offset);
         let fits = self.pack() == next.location.pack
             && start >= range.end
             && start - range.end <= EXTENT_GAP_BYTES_MAX
-            && next.location.end() - range.start <= EXTENT_BYTES_MAX as u64
+            && next.location.end() - range.start <= bytes_max.min(EXTENT_BYTES_MAX as u64)
             && raw_bytes <= EXTENT_RAW_BYTES_MAX;
         if fits {
             self.records.push(next);
@@ -228,6 +229,8 @@ pub enum AppendError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
+    #[error(transparent)]
+    Busy(#[from] Spent),
     #[error("pack {0} does not exist")]
     NotFound(PackId),
     /// The bytes at this place are not what was written. Never answered with wrong bytes.

@@ -28,7 +28,7 @@ pub struct Found {
 /// The records of `extent`, verified, still as they are stored.
 pub async fn read_stored(shared: &Arc<Shared>, extent: &Extent) -> Result<Vec<Found>, ReadError> {
     let range = aligned_range(extent);
-    let buffer = shared.pool.take(length_of(&range)).await;
+    let buffer = shared.pool.take(length_of(&range)).await?;
     let bytes = fill(shared, extent, buffer, range.clone()).await?;
     verify_all(shared, extent, &bytes, range.start)
 }
@@ -38,7 +38,7 @@ pub async fn read(shared: &Arc<Shared>, extent: Extent) -> Result<Vec<(ChunkId, 
     let range = aligned_range(&extent);
     let decoded_bytes: usize = extent.records().iter().map(decoded_bytes).sum();
     if decoded_bytes == 0 {
-        let buffer = shared.pool.take(length_of(&range)).await;
+        let buffer = shared.pool.take(length_of(&range)).await?;
         let bytes = fill(shared, &extent, buffer, range.clone()).await?;
         let found = verify_all(shared, &extent, &bytes, range.start)?;
         return Ok(found
@@ -46,7 +46,7 @@ pub async fn read(shared: &Arc<Shared>, extent: Extent) -> Result<Vec<(ChunkId, 
             .map(|found| (found.header.id, found.payload))
             .collect());
     }
-    let (buffer, plain) = shared.pool.take_two(length_of(&range), decoded_bytes).await;
+    let (buffer, plain) = shared.pool.take_two(length_of(&range), decoded_bytes).await?;
     let bytes = fill(shared, &extent, buffer, range.clone()).await?;
     if decoded_bytes <= DECODED_IN_PLACE_BYTES {
         return decode_all(shared, &extent, &bytes, range.start, plain);

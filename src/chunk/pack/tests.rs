@@ -147,7 +147,7 @@ async fn an_extent_mixes_codecs_and_spans_batches() {
         let location = set.append(vec![new]).await.unwrap()[0];
         match &mut extent {
             None => extent = Some(Extent::new(wanted(&raw, location))),
-            Some(extent) => assert!(extent.push(wanted(&raw, location))),
+            Some(extent) => assert!(extent.push(wanted(&raw, location), u64::MAX)),
         }
         raws.push(raw);
     }

@@ -7,13 +7,14 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blob::local::ALIGNMENT;
-use crate::limits::{KIB, MIB};
+use crate::limits::{BUFFER_WAIT, KIB, MIB};
 
 mod memory;
 
@@ -34,12 +35,19 @@ const CLASSES: [usize; 8] = [
 /// Bytes of the largest buffer: an upload window and its record headers.
 pub const BUFFER_BYTES_MAX: usize = 9 * MIB;
 
+/// The budget is spent, and was for as long as a request may wait.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the memory for bodies is spent")]
+pub struct Spent;
+
 /// Hands out buffers; a cheap handle to the one pool.
 #[derive(Clone)]
 pub struct BufferPool(Arc<Shared>);
 
 struct Shared {
     budget_bytes: usize,
+    /// How long a buffer is waited for.
+    wait: Duration,
     /// One permit a page that buffers in use may take.
     pages: Arc<Semaphore>,
     blocks: Mutex<Blocks>,
@@ -54,9 +62,14 @@ struct Blocks {
 impl BufferPool {
     /// A pool of at most `budget_bytes`, and never less than two of the largest buffers.
     pub fn new(budget_bytes: usize) -> Self {
+        Self::with_wait(budget_bytes, BUFFER_WAIT)
+    }
+
+    fn with_wait(budget_bytes: usize, wait: Duration) -> Self {
         let budget_bytes = budget_bytes.max(2 * BUFFER_BYTES_MAX);
         Self(Arc::new(Shared {
             budget_bytes,
+            wait,
             pages: Arc::new(Semaphore::new(budget_bytes / ALIGNMENT)),
             blocks: Mutex::new(Blocks {
                 free: [const { Vec::new() }; CLASSES.len()],
@@ -75,38 +88,43 @@ impl BufferPool {
     }
 
     /// An empty buffer with room for `bytes` (at most [`BUFFER_BYTES_MAX`]; more is cut to that). Waits for its turn
-    /// while the budget is spent.
-    pub async fn take(&self, bytes: usize) -> PooledBuf {
+    /// while the budget is spent, but not for ever: those who hold it may be waiting for slow clients.
+    pub async fn take(&self, bytes: usize) -> Result<PooledBuf, Spent> {
         let class = class_of(bytes);
-        let permit = self.permit(pages_of(class)).await;
-        self.buffer(class, permit)
+        let permit = self.permit(pages_of(class)).await?;
+        Ok(self.buffer(class, permit))
     }
 
     /// Two buffers in one step, so that nobody waits for the second while holding the first.
-    pub async fn take_two(&self, first: usize, second: usize) -> (PooledBuf, PooledBuf) {
+    pub async fn take_two(&self, first: usize, second: usize) -> Result<(PooledBuf, PooledBuf), Spent> {
         let (first, second) = (class_of(first), class_of(second));
-        let mut permit = self.permit(pages_of(first) + pages_of(second)).await;
+        let mut permit = self.permit(pages_of(first) + pages_of(second)).await?;
         // The permit covers both.
         #[allow(clippy::expect_used)]
         let half = permit.split(pages_of(second)).expect("a permit of both buffers");
-        (self.buffer(first, permit), self.buffer(second, half))
+        Ok((self.buffer(first, permit), self.buffer(second, half)))
     }
 
-    /// As `take`; `None` when the budget is spent.
-    pub fn try_take(&self, bytes: usize) -> Option<PooledBuf> {
+    /// As `take`, at once, and only if it leaves one part in `share` of the budget to others.
+    pub fn try_take_leaving(&self, bytes: usize, share: usize) -> Option<PooledBuf> {
         let class = class_of(bytes);
+        // A race may leave a little less.
+        if self.available_bytes() < class_bytes(class) + self.0.budget_bytes / share {
+            return None;
+        }
         let pages = u32::try_from(pages_of(class)).ok()?;
         let permit = Arc::clone(&self.0.pages).try_acquire_many_owned(pages).ok()?;
         Some(self.buffer(class, permit))
     }
 
-    async fn permit(&self, pages: usize) -> OwnedSemaphorePermit {
-        // The semaphore is never closed, and two of the largest classes are a few thousand pages.
-        #[allow(clippy::expect_used)]
-        Arc::clone(&self.0.pages)
-            .acquire_many_owned(u32::try_from(pages).expect("pages of two buffers"))
-            .await
-            .expect("the pool's semaphore stays open")
+    async fn permit(&self, pages: usize) -> Result<OwnedSemaphorePermit, Spent> {
+        let pages = u32::try_from(pages).map_err(|_| Spent)?;
+        if let Ok(permit) = Arc::clone(&self.0.pages).try_acquire_many_owned(pages) {
+            return Ok(permit);
+        }
+        let waiting = Arc::clone(&self.0.pages).acquire_many_owned(pages);
+        let waited = tokio::time::timeout(self.0.wait, waiting).await;
+        waited.ok().and_then(Result::ok).ok_or(Spent)
     }
 
     fn buffer(&self, class: usize, permit: OwnedSemaphorePermit) -> PooledBuf {
@@ -265,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn buffers_are_aligned_reused_and_bounded() {
         let pool = BufferPool::new(0);
-        let mut first = pool.take(100).await;
+        let mut first = pool.take(100).await.unwrap();
         assert_eq!(first.as_ptr() as usize % ALIGNMENT, 0);
         assert_eq!(first.extend_from_slice(&vec![7; 70 * KIB]), 64 * KIB);
         let address = first.as_ptr();
@@ -274,7 +292,7 @@ mod tests {
         drop(shared);
         assert_eq!(slice.as_ref(), [7; 5]);
         drop(slice);
-        let again = pool.take(64 * KIB).await;
+        let again = pool.take(64 * KIB).await.unwrap();
         assert!(again.is_empty());
         assert_eq!(again.lease.slice().as_ptr(), address);
         drop(again);
@@ -286,20 +304,31 @@ mod tests {
         let pool = BufferPool::new(0);
         for bytes in [1, 200 * KIB, MIB, 4 * MIB, BUFFER_BYTES_MAX, 3 * MIB, 1] {
             let mut held = Vec::new();
-            while let Some(buffer) = pool.try_take(bytes) {
+            while let Some(buffer) = pool.try_take_leaving(bytes, usize::MAX) {
                 held.push(buffer);
             }
             assert!(!held.is_empty());
             assert!(pool.0.blocks.lock().allocated_bytes <= pool.budget_bytes());
         }
-        let (first, second) = pool.take_two(BUFFER_BYTES_MAX, BUFFER_BYTES_MAX).await;
-        assert!(pool.try_take(1).is_none());
+        let (first, second) = pool.take_two(BUFFER_BYTES_MAX, BUFFER_BYTES_MAX).await.unwrap();
+        assert!(pool.try_take_leaving(1, usize::MAX).is_none());
         let waiting = tokio::spawn({
             let pool = pool.clone();
-            async move { pool.take(10).await.capacity() }
+            async move { pool.take(10).await.unwrap().capacity() }
         });
         drop(first);
         assert_eq!(waiting.await.unwrap(), 64 * KIB);
         drop(second);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_and_a_share_is_left() {
+        let pool = BufferPool::with_wait(0, Duration::from_millis(20));
+        let held = pool.try_take_leaving(BUFFER_BYTES_MAX, 4).unwrap();
+        assert!(pool.try_take_leaving(5 * MIB, 4).is_none());
+        let rest = pool.take(BUFFER_BYTES_MAX).await.unwrap();
+        assert!(pool.take(1).await.is_err());
+        drop((held, rest));
+        assert!(pool.take(1).await.is_ok());
     }
 }
