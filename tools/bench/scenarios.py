@@ -106,8 +106,17 @@ def isolation(bench, server):
     return result, misses
 
 
+def tars():
+    """DEDUP_TARS: a folder of real releases, in the order of their names. Without it, invented ones."""
+    folder = os.environ.get("DEDUP_TARS")
+    if folder:
+        return (path.read_bytes() for path in sorted(pathlib.Path(folder).glob("*.tar")))
+    return releases(pathlib.Path(os.environ.get("DEDUP_TREE", pathlib.Path.home() / ".cargo/registry/src")))
+
+
 def releases(root, count=6):
-    """Tars of a tree as it would be after each of `count` releases: a twelfth of the files are edited each time."""
+    """Tars of a tree as it would be after each of `count` releases: a twelfth of the files are edited each time. Their
+    members have one time and one folder, as `tar --mtime` makes them; docs/chunks.md tells what others come to."""
     chance = random.Random(20261121)
     files = {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and not p.is_symlink() and p.stat().st_size < MIB}
     for release in range(count):
@@ -136,13 +145,12 @@ def store_bytes(server):
 
 
 def dedup(bench, server):
-    """Six releases of a source tree, then one file twice. Needs DEDUP_TREE or the Rust sources of cargo's registry."""
-    tree = pathlib.Path(os.environ.get("DEDUP_TREE", pathlib.Path.home() / ".cargo/registry/src"))
+    """Six releases of a source tree, then one file twice."""
     client = Client(server.endpoint, "benchroot", "benchroot-secret-key")
     client.request("PUT", "/dedup")
     logical, result, misses = 0, {}, 0
     before = store_bytes(server)
-    for number, tar in enumerate(releases(tree)):
+    for number, tar in enumerate(tars()):
         client.request("PUT", f"/dedup/release-{number}.tar", tar)
         logical += len(tar)
     time.sleep(2)
