@@ -138,7 +138,7 @@ def store_bytes(server):
     text = urllib.request.urlopen(server.admin + "/metrics", timeout=10).read().decode()
     values = {}
     for line in text.splitlines():
-        found = re.match(r"cairn_\w*?(logical|unique|stored)_bytes\w*(?:\{[^}]*\})? ([\d.e+]+)$", line)
+        found = re.match(r"cairn_store_(logical|unique|stored)_bytes ([\d.e+]+)$", line)
         if found:
             values[found.group(1)] = float(found.group(2))
     return values
