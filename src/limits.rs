@@ -22,7 +22,7 @@ pub const LIST_BUCKETS_MAX: usize = 10_000;
 pub const LIST_PAGE_MAX: usize = 1000;
 /// Keys of one DeleteObjects request.
 pub const DELETE_OBJECTS_MAX: usize = 1000;
-/// Bytes of tags: 10 tags of 128 + 256 characters.
+/// Tags of an object, each of at most 128 + 256 characters.
 pub const TAGS_MAX: usize = 10;
 
 // Identities and the S3 wire.
