@@ -85,8 +85,8 @@ pub const EXTENT_BYTES_MAX: usize = MIB + 32 * KIB;
 
 /// Bytes of a request's line and headers together.
 pub const HEAD_BYTES_MAX: usize = 64 * KIB;
-/// Header lines of a request: what hyper parses without an allocation.
-pub const HEADERS_MAX: usize = 100;
+/// Header lines of a request. S3 counts only their bytes; hyper holds 64 bytes a possible line while it parses a head.
+pub const HEADERS_MAX: usize = 512;
 /// Bytes that one HTTP/1 connection reads ahead, or holds unsent.
 pub const CONNECTION_BUFFER_BYTES: usize = 256 * KIB;
 /// HTTP/2 connections; each may hold a window of bytes before its request is let in.
