@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use s3s::host::S3Host;
 use s3s::{S3Error, dto};
 
-use super::access::{EVERYWHERE, check_headers, check_query, query_keys};
+use super::access::{EVERYWHERE, check_headers, check_query, is_printable, query_keys};
 use super::checksum::{algorithm, content_md5, header_value, integrity, is_announced, of_complete, trailer_in, value};
 use super::convert::{content_encoding, copy_source_range, key, listed, split_etags, tags};
 use super::hoisted::{add_metadata, is_taken, with_query};
@@ -174,6 +174,10 @@ pub(crate) fn s3_access(data: &[u8]) {
         Ok(()) => {
             let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
             assert!(names.all(|name| name.is_empty() || allowed.contains(&name) || EVERYWHERE.contains(&name)));
+            let token = query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("continuation-token="));
+            assert!(token.is_none_or(is_printable));
         }
         Err(error) => assert!(operation.len() > 256 || is_brief(&error)),
     }

@@ -146,6 +146,20 @@ async fn ranges_and_parts() {
 }
 
 #[tokio::test]
+async fn a_key_that_xml_cannot_hold_is_not_deleted_by_reference() {
+    let gateway = Gateway::with_bucket().await;
+    Call::put("/media/a%01").body("x").send(&gateway).await.expect(200);
+    let body = "<Delete><Object><Key>a&#1;</Key></Object></Delete>";
+    let md5 = STANDARD.encode(md5::Md5::digest(body));
+    let call = Call::post("/media")
+        .query("delete", "")
+        .header("content-md5", &md5)
+        .body(body);
+    call.send(&gateway).await.refused(400, "MalformedXML");
+    Call::head("/media/a%01").send(&gateway).await.expect(200);
+}
+
+#[tokio::test]
 async fn conditions_of_reads() {
     let (gateway, etag) = with_object().await;
     let get = |name: &str, value: &str| Call::get("/media/key").header(name, value);
