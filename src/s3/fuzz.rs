@@ -13,6 +13,7 @@ use super::convert::{content_encoding, copy_source_range, key, listed, split_eta
 use super::hoisted::{add_metadata, is_taken, with_query};
 use super::host::Domains;
 use super::multipart::upload_id;
+use super::signed;
 use super::token::{Scope, Tokens};
 use super::wire::never_valid;
 use crate::limits;
@@ -186,6 +187,10 @@ pub(crate) fn s3_access(data: &[u8]) {
         assert_eq!(never_valid(&query), seconds <= 0, "{query:?}");
     }
     let headers = headers(lines);
+    match signed::check(&headers, Some(&query)) {
+        Ok(()) => assert_ne!(signed::covers(&headers, Some(&query), "HOST"), Some(false)),
+        Err(error) => assert!(is_brief(&error)),
+    }
     if check_headers(&headers).is_ok() {
         let fronts = [
             "server-side-encryption",

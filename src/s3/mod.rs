@@ -16,6 +16,7 @@ mod host;
 mod list;
 mod multipart;
 mod read;
+mod signed;
 mod token;
 mod wire;
 mod write;

@@ -13,8 +13,8 @@ use s3s::service::S3Service;
 use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Result, StdError};
 
 use crate::object::types::ChecksumAlgorithm;
-use crate::s3::checksum;
 use crate::s3::error::{invalid_request, not_implemented, refuse};
+use crate::s3::{checksum, signed};
 
 /// The S3 service. Cheap to clone.
 #[derive(Clone)]
@@ -28,12 +28,16 @@ impl S3Wire {
     /// Answers one request. An error means that no answer can be made and the connection is to be closed.
     pub async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         if let Err(error) = prepare(&mut request) {
-            return error
-                .to_http_response()
-                .map_err(|error| HttpError::from_std_error(Box::new(error)));
+            return respond(error);
         }
         self.0.call(request).await
     }
+}
+
+fn respond(error: S3Error) -> Result<HttpResponse, HttpError> {
+    error
+        .to_http_response()
+        .map_err(|error| HttpError::from_std_error(Box::new(error)))
 }
 
 fn prepare(request: &mut HttpRequest) -> S3Result<()> {
@@ -41,12 +45,18 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
     if request.headers().get(AUTHORIZATION).is_some_and(HeaderValue::is_empty) {
         request.headers_mut().remove(AUTHORIZATION);
     }
-    if request.uri().query().is_some_and(never_valid) {
+    let (headers, query) = (request.headers(), request.uri().query());
+    signed::check(headers, query)?;
+    if query.is_some_and(never_valid) {
         return Err(refuse(S3ErrorCode::AccessDenied, "Request has expired."));
     }
-    if request.method() != Method::POST {
-        return Ok(());
+    if request.method() == Method::POST {
+        prepare_post(request)?;
     }
+    Ok(())
+}
+
+fn prepare_post(request: &mut HttpRequest) -> S3Result<()> {
     // s3s reads a form before it knows who sent it.
     let is_form = |value: &HeaderValue| {
         value

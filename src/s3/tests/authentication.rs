@@ -267,3 +267,15 @@ async fn a_body_that_is_not_the_signed_one_leaves_nothing() {
     call.send(&gateway).await.refused(400, "XAmzContentSHA256Mismatch");
     Call::head("/media/key").send(&gateway).await.expect(404);
 }
+
+#[tokio::test]
+async fn a_signature_is_for_one_host_and_stands_in_one_place() {
+    let gateway = Gateway::with_bucket().await;
+    let hostless = Call::get("/media").unsigned("host", HOST);
+    hostless.send(&gateway).await.refused(403, "AccessDenied");
+    let (signed, _) = Call::get("/media").sign();
+    let mut twice = Call::get("/media").presign(60);
+    let authorization = signed.headers()["authorization"].clone();
+    twice.headers_mut().insert("authorization", authorization);
+    send(&gateway, twice).await.refused(400, "InvalidArgument");
+}
