@@ -13,6 +13,7 @@ use super::convert::{content_encoding, copy_source_range, key, listed, split_eta
 use super::hoisted::{add_metadata, is_taken, with_query};
 use super::host::Domains;
 use super::multipart::upload_id;
+use super::range::repaired;
 use super::signed;
 use super::token::{Scope, Tokens};
 use super::wire::never_valid;
@@ -115,6 +116,10 @@ pub(crate) fn s3_convert(data: &[u8]) {
             assert!(copy_source_range(&format!("bytes={first}-{last}")).is_ok_and(|again| again == (first, last)));
         }
         Err(error) => assert!(is_brief(&error)),
+    }
+    if let Some(range) = repaired(&text) {
+        assert!(dto::Range::parse(&range).is_ok_and(|parsed| parsed.to_header_string() == range));
+        assert_eq!(repaired(&range), Some(range));
     }
     let etags = split_etags(&text);
     assert!(etags.iter().map(String::len).sum::<usize>() <= text.len());

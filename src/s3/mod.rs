@@ -15,6 +15,7 @@ mod hoisted;
 mod host;
 mod list;
 mod multipart;
+mod range;
 mod read;
 mod signed;
 mod token;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use s3s::service::S3Service;
@@ -14,7 +14,7 @@ use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Re
 
 use crate::object::types::ChecksumAlgorithm;
 use crate::s3::error::{invalid_request, not_implemented, refuse};
-use crate::s3::{checksum, signed};
+use crate::s3::{checksum, range, signed};
 
 /// The S3 service. Cheap to clone.
 #[derive(Clone)]
@@ -30,7 +30,13 @@ impl S3Wire {
         if let Err(error) = prepare(&mut request) {
             return respond(error);
         }
-        self.0.call(request).await
+        let is_head = request.method() == Method::HEAD;
+        let mut response = self.0.call(request).await?;
+        // s3s gives a HEAD of a range the headers of a GET, but not its status.
+        if is_head && response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        Ok(response)
     }
 }
 
@@ -49,6 +55,10 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
     signed::check(headers, query)?;
     if query.is_some_and(never_valid) {
         return Err(refuse(S3ErrorCode::AccessDenied, "Request has expired."));
+    }
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_read && headers.contains_key(RANGE) && signed::covers(headers, query, RANGE.as_str()) == Some(false) {
+        range::repair(request.headers_mut());
     }
     if request.method() == Method::POST {
         prepare_post(request)?;
