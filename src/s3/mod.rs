@@ -9,6 +9,7 @@ mod checksum;
 mod convert;
 mod copy;
 mod error;
+mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod hoisted;

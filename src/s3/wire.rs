@@ -14,6 +14,7 @@ use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Re
 
 use crate::object::types::ChecksumAlgorithm;
 use crate::s3::error::{invalid_request, not_implemented, refuse};
+use crate::s3::framing::{SIGNED_CHUNKS, SignedChunks};
 use crate::s3::{checksum, range, signed};
 
 /// The S3 service. Cheap to clone.
@@ -59,6 +60,14 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     if is_read && headers.contains_key(RANGE) && signed::covers(headers, query, RANGE.as_str()) == Some(false) {
         range::repair(request.headers_mut());
+    }
+    if request
+        .headers()
+        .get("x-amz-content-sha256")
+        .is_some_and(|hash| hash == SIGNED_CHUNKS)
+    {
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = Body::http_body_unsync(SignedChunks::new(body));
     }
     if request.method() == Method::POST {
         prepare_post(request)?;

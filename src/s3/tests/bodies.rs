@@ -121,6 +121,8 @@ async fn a_wrong_or_missing_byte_leaves_nothing() {
     forged.await.refused(403, "SignatureDoesNotMatch");
     let ended = chunked(&gateway, SIGNED, None, |signer| signer.chunk(&DATA[..7]));
     ended.await.refused(400, "IncompleteBody");
+    let endless = chunked(&gateway, SIGNED, None, |signer| signer.chunk(DATA));
+    endless.await.refused(400, "IncompleteBody");
     Call::head("/media/key").send(&gateway).await.expect(404);
 }
 
