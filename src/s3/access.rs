@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::iam::Identities;
 use crate::s3::error::{invalid_argument, not_implemented, refuse};
-use crate::s3::hoisted;
+use crate::s3::{hoisted, watch};
 
 /// Query keys that may stand in any request: the signature of a presigned URL and the SDKs' name of the operation.
 pub(super) const EVERYWHERE: [&str; 8] = [
@@ -113,7 +113,8 @@ impl S3Access for Access {
         if let Some(query) = cx.uri().query() {
             check_query(query, operation, allowed)?;
         }
-        check_headers(cx.headers())
+        check_headers(cx.headers())?;
+        watch::check(cx)
     }
 }
 

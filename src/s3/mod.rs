@@ -20,6 +20,7 @@ mod range;
 mod read;
 mod signed;
 mod token;
+mod watch;
 mod wire;
 mod write;
 
@@ -162,6 +163,7 @@ macro_rules! delegate {
                     &self,
                     request: S3Request<dto::$input>,
                 ) -> S3Result<S3Response<dto::$output>> {
+                    watch::taken(&request.extensions);
                     $file::$operation(self, request).await.map(S3Response::new)
                 }
             )*

@@ -15,6 +15,7 @@ use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Re
 use crate::object::types::ChecksumAlgorithm;
 use crate::s3::error::{invalid_request, not_implemented, refuse};
 use crate::s3::framing::{SIGNED_CHUNKS, SignedChunks};
+use crate::s3::watch::{self, BodyWatch};
 use crate::s3::{checksum, range, signed};
 
 /// The S3 service. Cheap to clone.
@@ -32,10 +33,19 @@ impl S3Wire {
             return respond(error);
         }
         let is_head = request.method() == Method::HEAD;
+        let watch = request.extensions().get::<BodyWatch>().cloned();
         let mut response = self.0.call(request).await?;
         // s3s gives a HEAD of a range the headers of a GET, but not its status.
         if is_head && response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            if let Some(error) = watch.and_then(|watch| watch.failure()) {
+                return respond(error);
+            }
+            let document = response.body().bytes().unwrap_or_default();
+            let document = String::from_utf8_lossy(&document);
+            tracing::error!(%document, "a request was answered with an internal error");
         }
         Ok(response)
     }
@@ -61,6 +71,7 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
     if is_read && headers.contains_key(RANGE) && signed::covers(headers, query, RANGE.as_str()) == Some(false) {
         range::repair(request.headers_mut());
     }
+    watch::begin(request);
     if request
         .headers()
         .get("x-amz-content-sha256")
