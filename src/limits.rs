@@ -24,7 +24,7 @@ pub const LIST_BUCKETS_MAX: usize = 10_000;
 pub const LIST_PAGE_MAX: usize = 1000;
 /// Keys of one DeleteObjects request.
 pub const DELETE_OBJECTS_MAX: usize = 1000;
-/// Bytes of tags: 10 tags of 128 + 256 characters.
+/// Tags of an object, each of at most 128 + 256 characters.
 pub const TAGS_MAX: usize = 10;
 
 // Identities and the S3 wire.
@@ -96,8 +96,8 @@ pub const LARGE_HEAD_BYTES: usize = 16 * KIB;
 /// Connections with a large head; a head that would be one more ends its connection. hyper's buffer for such a head
 /// grows to [`CONNECTION_BUFFER_BYTES`], before anybody knows who sends it.
 pub const LARGE_HEADS_MAX: usize = 64;
-/// Header lines of a request: what hyper parses without an allocation.
-pub const HEADERS_MAX: usize = 100;
+/// Header lines of a request. S3 counts only their bytes; hyper holds 64 bytes a possible line while it parses a head.
+pub const HEADERS_MAX: usize = 512;
 /// Bytes that one HTTP/1 connection reads ahead, or holds unsent.
 pub const CONNECTION_BUFFER_BYTES: usize = 256 * KIB;
 /// HTTP/2 connections; each may hold a window of bytes before its request is let in.

@@ -2,7 +2,7 @@
 
 pass.txt: one test id a line. expected-fail.txt: `reason test-id`, the reason one of REASONS. A test that is skipped by
 the suite itself stands in neither list. Exit 1 when a listed pass fails, a listed failure passes (move it), or a result
-is not listed.
+is not listed. With --whole, after a run of everything, a listed pass that did not run is wrong too.
 """
 
 import sys
@@ -36,9 +36,11 @@ def lines(path):
 
 
 def main():
-    found = results(sys.argv[1])
-    must_pass = {words[0] for words in lines(sys.argv[2])}
-    may_fail = {words[1]: words[0] for words in lines(sys.argv[3])}
+    arguments = [argument for argument in sys.argv[1:] if argument != "--whole"]
+    is_whole = len(arguments) < len(sys.argv) - 1
+    found = results(arguments[0])
+    must_pass = {words[0] for words in lines(arguments[1])}
+    may_fail = {words[1]: words[0] for words in lines(arguments[2])}
     wrong = [f"{name}: unknown reason {reason}" for name, reason in may_fail.items() if reason not in REASONS]
     wrong += [f"{name}: in both lists" for name in sorted(must_pass & may_fail.keys())]
     for name, result in sorted(found.items()):
@@ -50,6 +52,8 @@ def main():
             wrong.append(f"{name}: must pass, but was skipped")
         elif result != "skipped" and name not in must_pass and name not in may_fail:
             wrong.append(f"{name}: {result}, but stands in no list")
+    if is_whole:
+        wrong += [f"{name}: must pass, but did not run" for name in sorted(must_pass - found.keys())]
     for line in wrong:
         print(line)
     reasons = Counter(may_fail[name] for name, result in found.items() if result == "failed" and name in may_fail)

@@ -68,7 +68,7 @@ impl ChunkStoreOptions {
     }
 }
 
-/// Every byte above the body limit, once. See `docs/notes-store.md` for the protocol.
+/// Every byte above the body limit, once. The reasons are in `docs/chunks.md`.
 pub struct ChunkStore {
     pub(super) kv: Arc<dyn Kv>,
     pub(super) packs: PackSet,

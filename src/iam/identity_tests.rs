@@ -1,3 +1,5 @@
+use crate::config::Config;
+
 use super::{AccessKey, Identities, IdentitiesError, ROOT_CANONICAL_ID, Secret};
 
 use proptest::prelude::{Just, any, prop_oneof, proptest};
@@ -104,6 +106,30 @@ fn a_missing_or_huge_file_is_an_error() {
     assert!(matches!(Identities::load(&path, root()), Err(IdentitiesError::NotText)));
     std::fs::write(&path, ALICE).unwrap();
     assert!(Identities::load(&path, root()).is_ok());
+}
+
+/// The blocks of `text` that say they are TOML.
+fn toml_blocks(text: &str) -> impl Iterator<Item = &str> {
+    text.split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap_or(rest))
+}
+
+#[test]
+fn the_readme_s_examples_are_accepted() {
+    let mut users = 0;
+    for block in toml_blocks(include_str!("../../README.md")) {
+        if block.contains("[[identity]]") {
+            Identities::parse(block, root()).unwrap_or_else(|error| panic!("{error} in\n{block}"));
+            users += 1;
+        } else {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), block).unwrap();
+            Config::load_from(Some(file.path()), std::iter::empty(), Default::default())
+                .unwrap_or_else(|error| panic!("{error} in\n{block}"));
+        }
+    }
+    assert!(users > 0);
 }
 
 proptest! {

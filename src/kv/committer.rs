@@ -58,6 +58,15 @@ struct Shared {
     metrics: Arc<KvMetrics>,
 }
 
+impl Shared {
+    /// After a failed write or sync nobody knows what the file holds: only a restart, which reads it back, may go on.
+    fn poison(&self, why: &str) {
+        tracing::error!(why, "the metadata store takes no more writes until a restart");
+        self.metrics.is_poisoned.set(1);
+        let _earlier = self.poison.set(why.to_owned());
+    }
+}
+
 enum Work {
     Group,
     /// The queue has been empty for a while.
@@ -234,7 +243,7 @@ impl<E: Engine + Sync> Worker<E> {
         };
         metrics.group_mutations.observe(f64::from(count));
         if let Err(why) = &written {
-            self.poison(why);
+            self.shared.poison(why);
         }
         for (answer, outcome, _place) in answers {
             let outcome = match (outcome, &written) {
@@ -270,15 +279,9 @@ impl<E: Engine + Sync> Worker<E> {
 
     fn mark(&mut self) {
         if let Err(error) = self.log.mark() {
-            self.poison(&format!("writing a mark to the commit log failed: {error}"));
+            self.shared
+                .poison(&format!("writing a mark to the commit log failed: {error}"));
         }
-    }
-
-    /// After a failed write or sync nobody knows what the file holds: only a restart, which reads it back, may go on.
-    fn poison(&self, why: &str) {
-        tracing::error!(why, "the metadata store takes no more writes until a restart");
-        self.shared.metrics.is_poisoned.set(1);
-        let _earlier = self.shared.poison.set(why.to_owned());
     }
 }
 
@@ -287,6 +290,9 @@ struct CloseOnExit(Arc<Shared>);
 
 impl Drop for CloseOnExit {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison("the committer panicked");
+        }
         let mut queue = self.0.queue.lock();
         queue.is_closed = true;
         queue.waiting.clear();

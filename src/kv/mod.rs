@@ -14,6 +14,7 @@ use crate::ids::Sequence;
 mod committer;
 pub mod fault;
 mod group;
+mod key_locks;
 pub mod log;
 pub mod memory;
 pub mod metrics;
@@ -22,10 +23,9 @@ mod range;
 pub mod rocks;
 #[cfg(test)]
 mod suite;
-mod transact;
 
+pub use key_locks::KeyLocks;
 pub use mutation::{Counter, Durability, Effect, Guard, Mutation};
-pub use transact::{Done, KeyLocks, TransactError, Transaction, transact};
 
 /// A row's bytes and the commit that wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -31,7 +31,8 @@ pub enum Guard {
         range: Range<Bytes>,
         anchor: Bytes,
     },
-    /// The counter plus `delta` is at most `limit`.
+    /// The counter plus `delta` is at most `limit`. For quotas, which must hold in the very commit that adds: part of what an
+    /// engine has to offer, though nothing sets a limit yet.
     AtMost {
         key: Bytes,
         delta: i64,

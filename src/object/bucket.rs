@@ -36,6 +36,8 @@ impl Objects {
         request: CreateBucket,
     ) -> Result<CreateOutcome, StoreError> {
         let owner = grant.identity().canonical_id.as_str();
+        // Every creation changes the allocator's row: in turn, or all but one of them would lose each round.
+        let _turn = self.keys.lock(&key::store(BUCKET_ID_ROW)).await;
         for _ in 0..limits::TRANSACTION_TRIES_MAX {
             if let Some(bucket) = self.bucket(name).await? {
                 return Ok(if bucket.owner == owner {

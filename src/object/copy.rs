@@ -95,7 +95,12 @@ impl Objects {
             owner: object_owner(dest, bucket),
             storage_class: recorded_class(request.storage_class),
             manifest: None,
-            headers: headers::replace_fields(source.headers, request.headers.as_ref(), request.tags.as_deref()),
+            headers: headers::replace_fields(
+                source.headers,
+                request.headers.as_ref(),
+                request.website_redirect.as_deref(),
+                request.tags.as_deref(),
+            ),
             unknown: Default::default(),
         };
         let etag = ETag { md5: record.md5, parts };
@@ -214,5 +219,6 @@ fn changes_nothing(source: &ObjectRecord, request: &CopyRequest) -> bool {
     let same_class = class.is_none() || recorded_class(class) == source.storage_class;
     let stored = source.checksum.as_ref().map(|(algorithm, ..)| *algorithm);
     let same_checksum = request.checksum.is_none_or(|asked| stored == Some(asked as u8));
-    request.headers.is_none() && request.tags.is_none() && same_class && same_checksum
+    let same_headers = request.headers.is_none() && request.tags.is_none() && request.website_redirect.is_none();
+    same_headers && same_class && same_checksum
 }

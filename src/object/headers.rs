@@ -72,24 +72,27 @@ pub fn from_fields(fields: &[HeaderField], storage_class: Option<String>) -> Res
     Ok(headers)
 }
 
-/// The fields of a copy: `base` with what the request replaces.
+/// The fields of a copy: `base` with what the request replaces. The redirect is the request's alone.
 pub fn replace_fields(
     base: Vec<HeaderField>,
     headers: Option<&ObjectHeaders>,
+    website_redirect: Option<&str>,
     tags: Option<&[(String, String)]>,
 ) -> Vec<HeaderField> {
     let mut kept: Vec<HeaderField> = base
         .into_iter()
-        .filter(|(tag, _)| {
-            if *tag == TAG_TAGS {
-                tags.is_none()
-            } else {
-                headers.is_none()
-            }
+        .filter(|(tag, _)| match *tag {
+            TAG_TAGS => tags.is_none(),
+            TAG_WEBSITE_REDIRECT => false,
+            _ => headers.is_none(),
         })
         .collect();
     if let Some(headers) = headers {
-        kept.extend(to_fields(headers).into_iter().filter(|(tag, _)| *tag != TAG_TAGS));
+        let replaced = to_fields(headers).into_iter();
+        kept.extend(replaced.filter(|(tag, _)| !matches!(*tag, TAG_TAGS | TAG_WEBSITE_REDIRECT)));
+    }
+    if let Some(redirect) = website_redirect {
+        kept.push((TAG_WEBSITE_REDIRECT, Bytes::copy_from_slice(redirect.as_bytes())));
     }
     if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
         kept.push((TAG_TAGS, encode_pairs(tags)));
@@ -143,8 +146,11 @@ mod tests {
             };
             let fields = to_fields(&headers);
             prop_assert_eq!(from_fields(&fields, headers.storage_class.clone()).unwrap(), headers.clone());
-            prop_assert_eq!(replace_fields(fields.clone(), None, None), fields.clone());
-            prop_assert_eq!(replace_fields(Vec::new(), Some(&headers), Some(&headers.tags)), fields);
+            let redirect = headers.website_redirect_location.as_deref();
+            prop_assert_eq!(replace_fields(fields.clone(), None, redirect, None), fields.clone());
+            prop_assert_eq!(replace_fields(Vec::new(), Some(&headers), redirect, Some(&headers.tags)), fields.clone());
+            let without = fields.iter().filter(|(tag, _)| *tag != TAG_WEBSITE_REDIRECT).cloned().collect::<Vec<_>>();
+            prop_assert_eq!(replace_fields(fields, None, None, None), without);
         }
 
         #[test]

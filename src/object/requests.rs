@@ -106,8 +106,11 @@ pub struct CopyRequest {
     pub key: ObjectKey,
     pub source_conditions: ReadConditions,
     pub conditions: WriteConditions,
-    /// REPLACE: all headers but the tags and the class. `None` copies the source's.
+    /// REPLACE: all headers but the redirect, the tags and the class. `None` copies the source's.
     pub headers: Option<ObjectHeaders>,
+    /// The redirect of a website. S3 never copies the source's.
+    /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html>
+    pub website_redirect: Option<String>,
     /// REPLACE. `None` copies the source's.
     pub tags: Option<Vec<(String, String)>>,
     /// `None`: STANDARD, as S3 does for a copy that names none.

@@ -2,14 +2,15 @@
 //! of features that do not exist here. A request is never answered as if it had asked for less than it did.
 
 use http::HeaderMap;
+use percent_encoding::percent_decode_str;
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::{S3Error, S3ErrorCode, S3Result};
 use std::sync::Arc;
 
 use crate::iam::Identities;
-use crate::s3::error::{not_implemented, refuse};
-use crate::s3::hoisted;
+use crate::s3::error::{invalid_argument, not_implemented, refuse};
+use crate::s3::{hoisted, watch};
 
 /// Query keys that may stand in any request: the signature of a presigned URL and the SDKs' name of the operation.
 pub(super) const EVERYWHERE: [&str; 8] = [
@@ -33,6 +34,10 @@ const READ_KEYS: &[&str] = &[
     "response-content-type",
     "response-expires",
 ];
+
+/// Parameters of listings that are names of objects or parts of them, in which S3 allows every character. What a listing
+/// gives back of them is encoded where XML cannot hold it.
+const NAMES: [&str; 5] = ["prefix", "delimiter", "marker", "start-after", "key-marker"];
 
 /// The query keys that belong to an operation; `None` for an operation that does not exist here.
 pub(super) fn query_keys(operation: &str) -> Option<&'static [&'static str]> {
@@ -108,7 +113,8 @@ impl S3Access for Access {
         if let Some(query) = cx.uri().query() {
             check_query(query, operation, allowed)?;
         }
-        check_headers(cx.headers())
+        check_headers(cx.headers())?;
+        watch::check(cx)
     }
 }
 
@@ -119,10 +125,15 @@ fn invalid_token() -> S3Error {
     )
 }
 
-/// Keys are compared as they stand in the URL: none of ours needs an escape.
+/// Keys are compared as they stand in the URL: none of ours needs an escape. A value goes back in XML or in a header, which
+/// hold no control characters.
 pub(super) fn check_query(query: &str, operation: &str, allowed: &[&str]) -> S3Result<()> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let is_name = NAMES.contains(&key) && operation != "ListBuckets";
+        if !is_name && !is_printable(value) {
+            return Err(invalid_argument("A query parameter holds control characters."));
+        }
         if allowed.contains(&key) || EVERYWHERE.contains(&key) || hoisted::is_taken(operation, key) {
             continue;
         }
@@ -135,6 +146,15 @@ pub(super) fn check_query(query: &str, operation: &str, allowed: &[&str]) -> S3R
         )));
     }
     Ok(())
+}
+
+pub(super) fn is_printable(value: &str) -> bool {
+    let is_printable = |c: char| !c.is_control() && !matches!(c, '\u{FFFE}' | '\u{FFFF}');
+    // Nothing else stands in a URL as it is.
+    !value.contains('%')
+        || percent_decode_str(value)
+            .decode_utf8()
+            .is_ok_and(|text| text.chars().all(is_printable))
 }
 
 /// Refuses the headers that ask for a feature that does not exist here.

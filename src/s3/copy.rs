@@ -44,7 +44,7 @@ pub(super) async fn copy_object(
     let replaces_headers = convert::is_replace(directive, "x-amz-metadata-directive")?;
     let directive = input.tagging_directive.as_ref().map(dto::TaggingDirective::as_str);
     let replaces_tags = convert::is_replace(directive, "x-amz-tagging-directive")?;
-    let given = take_object_headers!(input, Vec::new());
+    let mut given = take_object_headers!(input, Vec::new());
     let asked = CopyRequest {
         key: convert::key(input.key)?,
         source_conditions: convert::read_conditions(
@@ -55,6 +55,7 @@ pub(super) async fn copy_object(
         ),
         conditions: convert::write_conditions(input.if_match, input.if_none_match),
         storage_class: given.storage_class.clone(),
+        website_redirect: given.website_redirect_location.take(),
         headers: replaces_headers.then_some(given),
         tags: if replaces_tags {
             Some(convert::tags(input.tagging.as_deref())?)

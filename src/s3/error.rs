@@ -114,11 +114,7 @@ fn body_error(error: &(dyn Error + Send + Sync + 'static)) -> S3Error {
     if let Some(error) = error.downcast_ref::<UploadStreamError>() {
         return match error {
             UploadStreamError::Underlying(inner) => body_error(inner.as_ref()),
-            UploadStreamError::Sha256Mismatch => custom(
-                "XAmzContentSHA256Mismatch",
-                StatusCode::BAD_REQUEST,
-                "The provided 'x-amz-content-sha256' header does not match what was computed.".to_owned(),
-            ),
+            UploadStreamError::Sha256Mismatch => content_sha256_mismatch(),
             UploadStreamError::LengthMismatch | UploadStreamError::Incomplete => incomplete_body(),
         };
     }
@@ -146,7 +142,15 @@ fn body_error(error: &(dyn Error + Send + Sync + 'static)) -> S3Error {
     incomplete_body()
 }
 
-fn incomplete_body() -> S3Error {
+pub(super) fn content_sha256_mismatch() -> S3Error {
+    custom(
+        "XAmzContentSHA256Mismatch",
+        StatusCode::BAD_REQUEST,
+        "The provided 'x-amz-content-sha256' header does not match what was computed.".to_owned(),
+    )
+}
+
+pub(super) fn incomplete_body() -> S3Error {
     refuse(
         S3ErrorCode::IncompleteBody,
         "The body is not what its headers announce: it ended early, is too long, or its chunks are malformed.",

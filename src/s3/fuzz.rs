@@ -7,12 +7,14 @@ use percent_encoding::percent_decode_str;
 use s3s::host::S3Host;
 use s3s::{S3Error, dto};
 
-use super::access::{EVERYWHERE, check_headers, check_query, query_keys};
+use super::access::{EVERYWHERE, check_headers, check_query, is_printable, query_keys};
 use super::checksum::{algorithm, content_md5, header_value, integrity, is_announced, of_complete, trailer_in, value};
 use super::convert::{content_encoding, copy_source_range, key, listed, split_etags, tags};
 use super::hoisted::{add_metadata, is_taken, with_query};
 use super::host::Domains;
 use super::multipart::upload_id;
+use super::range::repaired;
+use super::signed;
 use super::token::{Scope, Tokens};
 use super::wire::never_valid;
 use crate::limits;
@@ -115,6 +117,10 @@ pub(crate) fn s3_convert(data: &[u8]) {
         }
         Err(error) => assert!(is_brief(&error)),
     }
+    if let Some(range) = repaired(&text) {
+        assert!(dto::Range::parse(&range).is_ok_and(|parsed| parsed.to_header_string() == range));
+        assert_eq!(repaired(&range), Some(range));
+    }
     let etags = split_etags(&text);
     assert!(etags.iter().map(String::len).sum::<usize>() <= text.len());
     let is_plain =
@@ -174,6 +180,10 @@ pub(crate) fn s3_access(data: &[u8]) {
         Ok(()) => {
             let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
             assert!(names.all(|name| name.is_empty() || allowed.contains(&name) || EVERYWHERE.contains(&name)));
+            let token = query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("continuation-token="));
+            assert!(token.is_none_or(is_printable));
         }
         Err(error) => assert!(operation.len() > 256 || is_brief(&error)),
     }
@@ -182,6 +192,10 @@ pub(crate) fn s3_access(data: &[u8]) {
         assert_eq!(never_valid(&query), seconds <= 0, "{query:?}");
     }
     let headers = headers(lines);
+    match signed::check(&headers, Some(&query)) {
+        Ok(()) => assert_ne!(signed::covers(&headers, Some(&query), "HOST"), Some(false)),
+        Err(error) => assert!(is_brief(&error)),
+    }
     if check_headers(&headers).is_ok() {
         let fronts = [
             "server-side-encryption",

@@ -15,6 +15,8 @@ use crate::s3::{Gateway, caller, convert, granted_bucket};
 struct Asked {
     prefix: Option<String>,
     delimiter: Option<String>,
+    /// The name that the client wants the listing to begin after; a token goes before it.
+    after: Option<String>,
     encoding_type: Option<dto::EncodingType>,
     max_keys: usize,
     url: bool,
@@ -24,6 +26,7 @@ impl Asked {
     fn new(
         prefix: Option<String>,
         delimiter: Option<String>,
+        after: Option<String>,
         encoding_type: Option<dto::EncodingType>,
         max_keys: Option<i32>,
     ) -> S3Result<Self> {
@@ -31,17 +34,18 @@ impl Asked {
             prefix,
             // S3 takes an empty delimiter for none.
             delimiter: delimiter.filter(|delimiter| !delimiter.is_empty()),
+            after,
             url: convert::wants_url_encoding(encoding_type.as_ref())?,
             encoding_type,
             max_keys: convert::page_size(max_keys, "maxKeys", limits::LIST_PAGE_MAX)?,
         })
     }
 
-    fn request(&self, start_after: Option<String>) -> ListRequest {
+    fn request(&self, place: Option<String>) -> ListRequest {
         ListRequest {
             prefix: self.prefix.clone().unwrap_or_default(),
             delimiter: self.delimiter.clone(),
-            start_after: start_after.filter(|start| !start.is_empty()),
+            start_after: place.or_else(|| self.after.clone()).filter(|start| !start.is_empty()),
             limit: self.max_keys,
         }
     }
@@ -65,25 +69,32 @@ impl Asked {
         }
     }
 
+    /// A marker, which is echoed even if there is none.
+    fn echoed_marker(&self) -> Option<String> {
+        Some(self.listed(self.after.as_deref().unwrap_or_default()))
+    }
+
     fn echoed_delimiter(&self) -> Option<String> {
         self.delimiter.as_deref().map(|delimiter| self.listed(delimiter))
     }
 
-    /// A page of no keys asks the store for nothing. From here on names are encoded if XML cannot hold one of them, which
-    /// the answer tells: S3's own answer to that is no XML.
+    /// The page at the `place` of a token, or where the listing begins. A page of no keys asks the store for nothing. From
+    /// here on names are encoded if XML cannot hold one of them, which the answer tells: S3's own answer to that is no
+    /// XML.
     async fn page(
         &mut self,
         objects: &Objects,
         grant: &crate::iam::Grant,
-        start: Option<String>,
+        place: Option<String>,
     ) -> S3Result<ListPage> {
         let mut page = ListPage {
             entries: Vec::new(),
             next: None,
         };
-        let mut fits = self.delimiter.iter().chain(&start).all(|name| convert::fits_xml(name));
+        let echoed = [&self.prefix, &self.delimiter, &self.after];
+        let mut fits = echoed.into_iter().flatten().all(|name| convert::fits_xml(name));
         if self.max_keys > 0 {
-            page = objects.list(grant, self.request(start)).await?;
+            page = objects.list(grant, self.request(place)).await?;
             fits &= page.entries.iter().all(|entry| convert::fits_xml(entry.name()));
         }
         if !fits {
@@ -190,15 +201,21 @@ pub(super) async fn list_objects(
     let caller = caller!(request);
     let grant = gateway.grant(caller, &request.input.bucket, Action::ListBucket).await?;
     let input = request.input;
-    let mut asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
-    let page = asked.page(&gateway.objects, &grant, input.marker.clone()).await?;
+    let mut asked = Asked::new(
+        input.prefix,
+        input.delimiter,
+        input.marker,
+        input.encoding_type,
+        input.max_keys,
+    )?;
+    let page = asked.page(&gateway.objects, &grant, None).await?;
     let entries = Entries::new(page.entries, &asked);
     let owners = Owners::new(gateway, granted_bucket(&grant)?);
     let contents = contents(&entries.objects, &asked, Some(&owners))?;
     Ok(dto::ListObjectsOutput {
         name: Some(input.bucket),
         prefix: asked.plain_prefix(),
-        marker: Some(asked.listed(input.marker.as_deref().unwrap_or_default())),
+        marker: asked.echoed_marker(),
         max_keys: Some(convert::count(asked.max_keys)),
         is_truncated: Some(page.next.is_some()),
         contents,
@@ -221,17 +238,23 @@ pub(super) async fn list_objects_v2(
     let caller = caller!(request);
     let grant = gateway.grant(caller, &request.input.bucket, Action::ListBucket).await?;
     let input = request.input;
-    let mut asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
+    let mut asked = Asked::new(
+        input.prefix,
+        input.delimiter,
+        input.start_after,
+        input.encoding_type,
+        input.max_keys,
+    )?;
     let scope = Scope {
         operation: "ListObjectsV2",
         of: &input.bucket,
     };
     // The token goes before start-after: it is further on.
-    let start = match input.continuation_token.as_deref() {
+    let place = match input.continuation_token.as_deref() {
         Some(token) if !token.is_empty() => Some(gateway.tokens.open(scope, token)?),
-        _ => input.start_after.clone(),
+        _ => None,
     };
-    let page = asked.page(&gateway.objects, &grant, start).await?;
+    let page = asked.page(&gateway.objects, &grant, place).await?;
     let entries = Entries::new(page.entries, &asked);
     let key_count = entries.objects.len() + entries.prefixes.len();
     let owners = input
@@ -251,7 +274,7 @@ pub(super) async fn list_objects_v2(
         contents,
         common_prefixes: Some(entries.prefixes),
         delimiter: asked.echoed_delimiter(),
-        start_after: input.start_after.map(|start| asked.listed(&start)),
+        start_after: asked.after.as_deref().map(|start| asked.listed(start)),
         encoding_type: asked.encoding_type,
         name: Some(input.bucket),
         request_charged: None,
@@ -278,8 +301,14 @@ pub(super) async fn list_object_versions(
             "A version-id marker cannot be specified without a key marker.",
         ));
     }
-    let mut asked = Asked::new(input.prefix, input.delimiter, input.encoding_type, input.max_keys)?;
-    let page = asked.page(&gateway.objects, &grant, input.key_marker.clone()).await?;
+    let mut asked = Asked::new(
+        input.prefix,
+        input.delimiter,
+        input.key_marker,
+        input.encoding_type,
+        input.max_keys,
+    )?;
+    let page = asked.page(&gateway.objects, &grant, None).await?;
     let entries = Entries::new(page.entries, &asked);
     let owners = Owners::new(gateway, granted_bucket(&grant)?);
     let versions = entries.objects.iter().map(|listed| {
@@ -303,7 +332,7 @@ pub(super) async fn list_object_versions(
         common_prefixes: Some(entries.prefixes),
         delimiter: asked.echoed_delimiter(),
         is_truncated: Some(page.next.is_some()),
-        key_marker: Some(asked.listed(input.key_marker.as_deref().unwrap_or_default())),
+        key_marker: asked.echoed_marker(),
         max_keys: Some(convert::count(asked.max_keys)),
         name: Some(input.bucket),
         next_version_id_marker: (page.next.is_some() && !entries.ends_with_prefix)

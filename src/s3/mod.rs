@@ -9,14 +9,18 @@ mod checksum;
 mod convert;
 mod copy;
 mod error;
+mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod hoisted;
 mod host;
 mod list;
 mod multipart;
+mod range;
 mod read;
+mod signed;
 mod token;
+mod watch;
 mod wire;
 mod write;
 
@@ -159,6 +163,7 @@ macro_rules! delegate {
                     &self,
                     request: S3Request<dto::$input>,
                 ) -> S3Result<S3Response<dto::$output>> {
+                    watch::taken(&request.extensions);
                     $file::$operation(self, request).await.map(S3Response::new)
                 }
             )*

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use s3s::service::S3Service;
 use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Result, StdError};
 
 use crate::object::types::ChecksumAlgorithm;
-use crate::s3::checksum;
 use crate::s3::error::{invalid_request, not_implemented, refuse};
+use crate::s3::framing::{SIGNED_CHUNKS, SignedChunks};
+use crate::s3::watch::{self, BodyWatch};
+use crate::s3::{checksum, range, signed};
 
 /// The S3 service. Cheap to clone.
 #[derive(Clone)]
@@ -28,12 +30,31 @@ impl S3Wire {
     /// Answers one request. An error means that no answer can be made and the connection is to be closed.
     pub async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         if let Err(error) = prepare(&mut request) {
-            return error
-                .to_http_response()
-                .map_err(|error| HttpError::from_std_error(Box::new(error)));
+            return respond(error);
         }
-        self.0.call(request).await
+        let is_head = request.method() == Method::HEAD;
+        let watch = request.extensions().get::<BodyWatch>().cloned();
+        let mut response = self.0.call(request).await?;
+        // s3s gives a HEAD of a range the headers of a GET, but not its status.
+        if is_head && response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            if let Some(error) = watch.and_then(|watch| watch.failure()) {
+                return respond(error);
+            }
+            let document = response.body().bytes().unwrap_or_default();
+            let document = String::from_utf8_lossy(&document);
+            tracing::error!(%document, "a request was answered with an internal error");
+        }
+        Ok(response)
     }
+}
+
+fn respond(error: S3Error) -> Result<HttpResponse, HttpError> {
+    error
+        .to_http_response()
+        .map_err(|error| HttpError::from_std_error(Box::new(error)))
 }
 
 fn prepare(request: &mut HttpRequest) -> S3Result<()> {
@@ -41,12 +62,31 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
     if request.headers().get(AUTHORIZATION).is_some_and(HeaderValue::is_empty) {
         request.headers_mut().remove(AUTHORIZATION);
     }
-    if request.uri().query().is_some_and(never_valid) {
+    let (headers, query) = (request.headers(), request.uri().query());
+    signed::check(headers, query)?;
+    if query.is_some_and(never_valid) {
         return Err(refuse(S3ErrorCode::AccessDenied, "Request has expired."));
     }
-    if request.method() != Method::POST {
-        return Ok(());
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_read && headers.contains_key(RANGE) && signed::covers(headers, query, RANGE.as_str()) == Some(false) {
+        range::repair(request.headers_mut());
     }
+    watch::begin(request);
+    if request
+        .headers()
+        .get("x-amz-content-sha256")
+        .is_some_and(|hash| hash == SIGNED_CHUNKS)
+    {
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = Body::http_body_unsync(SignedChunks::new(body));
+    }
+    if request.method() == Method::POST {
+        prepare_post(request)?;
+    }
+    Ok(())
+}
+
+fn prepare_post(request: &mut HttpRequest) -> S3Result<()> {
     // s3s reads a form before it knows who sent it.
     let is_form = |value: &HeaderValue| {
         value

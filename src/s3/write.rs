@@ -112,12 +112,7 @@ pub(super) async fn delete_objects(
         None => return Err(S3Error::new(S3ErrorCode::InternalError)),
     }
     let delete = request.input.delete;
-    if delete.objects.is_empty() || delete.objects.len() > limits::DELETE_OBJECTS_MAX {
-        return Err(refuse(
-            S3ErrorCode::MalformedXML,
-            format!("The request must name 1 to {} objects.", limits::DELETE_OBJECTS_MAX),
-        ));
-    }
+    check_targets(&delete.objects)?;
     // Answers keep the order of the request; what is refused here never reaches the store.
     let mut targets = Vec::with_capacity(delete.objects.len());
     let mut outcomes: Vec<(String, Option<String>, Option<S3Error>)> = Vec::with_capacity(delete.objects.len());
@@ -164,6 +159,23 @@ pub(super) async fn delete_objects(
         errors: Some(errors),
         request_charged: None,
     })
+}
+
+fn check_targets(objects: &[dto::ObjectIdentifier]) -> S3Result<()> {
+    if objects.is_empty() || objects.len() > limits::DELETE_OBJECTS_MAX {
+        return Err(refuse(
+            S3ErrorCode::MalformedXML,
+            format!("The request must name 1 to {} objects.", limits::DELETE_OBJECTS_MAX),
+        ));
+    }
+    // XML cannot hold such a name, and a document that smuggles it in by a reference is not well-formed.
+    let names = objects
+        .iter()
+        .flat_map(|object| [Some(&object.key), object.version_id.as_ref()]);
+    if !names.flatten().all(|name| convert::fits_xml(name)) {
+        return Err(S3Error::new(S3ErrorCode::MalformedXML));
+    }
+    Ok(())
 }
 
 fn delete_target(object: dto::ObjectIdentifier) -> S3Result<DeleteTarget> {

@@ -21,7 +21,7 @@ use super::state::{ConnectionState, Connections, Seat};
 use super::tls::Tls;
 use crate::limits::{
     CONNECTION_BUFFER_BYTES, H2_CONNECTION_WINDOW_BYTES, H2_CONNECTIONS_MAX, H2_STREAM_WINDOW_BYTES, H2_STREAMS_MAX,
-    HEAD_BYTES_MAX, TURNED_AWAY_MAX,
+    HEAD_BYTES_MAX, HEADERS_MAX, TURNED_AWAY_MAX,
 };
 use crate::telemetry::{HttpMetrics, Rejection};
 
@@ -58,7 +58,8 @@ impl<W: Wire> Listener<W> {
             .header_read_timeout(None)
             .half_close(true)
             .max_buf_size(CONNECTION_BUFFER_BYTES)
-            .max_header_size(HEAD_BYTES_MAX);
+            .max_header_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX);
         let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())

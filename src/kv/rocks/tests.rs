@@ -219,6 +219,49 @@ async fn dropping_without_shutdown_closes_before_it_returns() {
     }
 }
 
+/// Ends the committer's thread as a bug would.
+#[derive(Default)]
+struct Panics(AtomicBool);
+
+impl LogFault for Panics {
+    fn before(&self, _: LogStep) -> io::Result<()> {
+        assert!(!self.0.load(Ordering::SeqCst), "a bug in the committer");
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_committer_that_panicked_is_not_healthy() {
+    let dir = tempfile::tempdir().unwrap();
+    let fault = Arc::new(Panics::default());
+    let with_fault = RocksOptions {
+        log_fault: Some(fault.clone()),
+        ..options(dir.path())
+    };
+    let kv = RocksKv::open(with_fault, &prometheus::Registry::new()).await.unwrap();
+    write(&kv, 0..10).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    fault.0.store(true, Ordering::SeqCst);
+    let lost = || {
+        let mut mutation = Mutation::new();
+        mutation.put(suite::key(Family::Rest, "lost"), "x");
+        mutation
+    };
+    assert!(matches!(kv.commit(lost()).await, Err(CommitError::Unknown(_))));
+    // The caller may hear of it while the thread is still on its way out.
+    let told = async {
+        while kv.health().is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    assert!(matches!(kv.commit(lost()).await, Err(CommitError::Unavailable(_))));
+    fault.0.store(false, Ordering::SeqCst);
+    kv.shutdown().await;
+    drop(kv);
+    check(&open(dir.path()).await, 10).await;
+}
+
 /// Refuses direct writes as some file systems do, until the log writes through the page cache.
 #[derive(Default)]
 struct RefusesOnce(AtomicBool);

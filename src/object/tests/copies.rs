@@ -11,6 +11,7 @@ fn copy_to(name: &str) -> CopyRequest {
         source_conditions: ReadConditions::default(),
         conditions: WriteConditions::default(),
         headers: None,
+        website_redirect: None,
         tags: None,
         storage_class: None,
         checksum: None,
@@ -133,6 +134,39 @@ async fn copies_are_refused_as_s3_does() {
         test.info(&grant, "k").await.unwrap().headers.storage_class.as_deref(),
         Some("STANDARD_IA")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redirect_is_set_and_not_copied() {
+    let test = Fixture::new().await;
+    let grant = test.bucket("b").await;
+    put(&test, &grant, "k", b"0123456789").await;
+    let copy = |from: &'static str, to: &str, redirect: Option<&str>, headers| {
+        let request = CopyRequest {
+            headers,
+            website_redirect: redirect.map(str::to_owned),
+            ..copy_to(to)
+        };
+        let (objects, grant) = (&test.objects, &grant);
+        async move { objects.copy(grant, &key(from), grant, request).await }
+    };
+    let redirect = async |name: &str| test.info(&grant, name).await.unwrap().headers.website_redirect_location;
+    copy("k", "k", Some("/there"), None).await.unwrap();
+    assert_eq!(redirect("k").await.as_deref(), Some("/there"));
+    assert_eq!(
+        test.info(&grant, "k").await.unwrap().headers.content_type.as_deref(),
+        Some("text/a")
+    );
+    assert!(matches!(
+        copy("k", "k", None, None).await,
+        Err(CopyError::SelfCopyUnchanged)
+    ));
+    copy("k", "copied", None, None).await.unwrap();
+    assert_eq!(redirect("copied").await, None);
+    copy("k", "replaced", Some("/else"), Some(headers("text/b")))
+        .await
+        .unwrap();
+    assert_eq!(redirect("replaced").await.as_deref(), Some("/else"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,11 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::future::join_all;
 
 use super::uploads::complete;
 use super::{Fixture, create_only, key, noise, put_request};
-use crate::object::{CompleteError, DeleteBucketError, PlaceError, PutError};
+use crate::object::{CompleteError, CreateBucket, CreateOutcome, DeleteBucketError, PlaceError, PutError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_creators_exactly_one_wins() {
@@ -29,6 +30,26 @@ async fn of_many_creators_exactly_one_wins() {
         assert_eq!(test.get(&grant, &name).await.unwrap(), winners[0]);
     }
     assert_eq!(test.usage(&grant).await.objects, 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_are_created_side_by_side() {
+    let test = Arc::new(Fixture::new().await);
+    let creations = (0..200).map(|at| {
+        let (test, account) = (Arc::clone(&test), test.account(&test.alice));
+        let name = format!("b{at}");
+        tokio::spawn(async move {
+            let request = CreateBucket::default();
+            test.objects.create_bucket(&account, &name, request).await
+        })
+    });
+    let mut ids = HashSet::new();
+    for created in join_all(creations).await {
+        match created.unwrap() {
+            Ok(CreateOutcome::Created(bucket)) => assert!(ids.insert(bucket.id)),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

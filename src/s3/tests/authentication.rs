@@ -267,3 +267,27 @@ async fn a_body_that_is_not_the_signed_one_leaves_nothing() {
     call.send(&gateway).await.refused(400, "XAmzContentSHA256Mismatch");
     Call::head("/media/key").send(&gateway).await.expect(404);
 }
+
+#[tokio::test]
+async fn a_signature_is_for_one_host_and_stands_in_one_place() {
+    let gateway = Gateway::with_bucket().await;
+    let hostless = Call::get("/media").unsigned("host", HOST);
+    hostless.send(&gateway).await.refused(403, "AccessDenied");
+    let (signed, _) = Call::get("/media").sign();
+    let mut twice = Call::get("/media").presign(60);
+    let authorization = signed.headers()["authorization"].clone();
+    twice.headers_mut().insert("authorization", authorization);
+    send(&gateway, twice).await.refused(400, "InvalidArgument");
+}
+
+#[tokio::test]
+async fn a_hash_without_a_body_is_refused() {
+    let gateway = Gateway::with_bucket().await;
+    let hash = Payload::Literal(hex::encode(<sha2::Sha256 as sha2::Digest>::digest(b"other")));
+    for call in [Call::get("/media"), Call::put("/media/key"), Call::delete("/media/key")] {
+        let call = call.payload(hash.clone());
+        call.send(&gateway).await.refused(400, "XAmzContentSHA256Mismatch");
+    }
+    let forged = Call::get("/media").payload(hash).by("ALICE", "wrong-secret");
+    forged.send(&gateway).await.refused(403, "SignatureDoesNotMatch");
+}

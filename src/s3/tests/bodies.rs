@@ -121,7 +121,44 @@ async fn a_wrong_or_missing_byte_leaves_nothing() {
     forged.await.refused(403, "SignatureDoesNotMatch");
     let ended = chunked(&gateway, SIGNED, None, |signer| signer.chunk(&DATA[..7]));
     ended.await.refused(400, "IncompleteBody");
+    let endless = chunked(&gateway, SIGNED, None, |signer| signer.chunk(DATA));
+    endless.await.refused(400, "IncompleteBody");
     Call::head("/media/key").send(&gateway).await.expect(404);
+}
+
+#[tokio::test]
+async fn documents_are_refused_for_what_is_wrong_with_them() {
+    let gateway = Gateway::with_bucket().await;
+    let large = vec![b' '; 9 << 20];
+    let delete = || Call::post("/media").query("delete", "");
+    for call in [delete(), Call::put("/other"), Call::put("/media").query("acl", "")] {
+        let hashed = call.clone().body(large.clone()).send(&gateway).await;
+        hashed.refused(400, "MaxMessageLengthExceeded");
+        let presigned = send(&gateway, call.clone().body(large.clone()).presign(60)).await;
+        presigned.refused(400, "MaxMessageLengthExceeded");
+        // In chunks of HTTP, whose sum nobody knows.
+        let mut request = call.clone().body(large.clone()).presign(60);
+        request.headers_mut().remove("content-length");
+        send(&gateway, request).await.refused(411, "MissingContentLength");
+        let framed = call
+            .clone()
+            .payload(Payload::Literal(SIGNED.to_owned()))
+            .header("x-amz-decoded-content-length", &large.len().to_string());
+        framed
+            .body("x")
+            .send(&gateway)
+            .await
+            .refused(400, "MaxMessageLengthExceeded");
+        let other = call.payload(Payload::Literal(hex::encode([7; 32]))).body("<a/>");
+        other.send(&gateway).await.refused(400, "XAmzContentSHA256Mismatch");
+    }
+    let forged = Call::post("/media").query("delete", "").by("ALICE", "wrong-secret");
+    forged
+        .body(large)
+        .send(&gateway)
+        .await
+        .refused(403, "SignatureDoesNotMatch");
+    Call::head("/other").send(&gateway).await.expect(404);
 }
 
 #[tokio::test]

@@ -140,6 +140,7 @@ pub struct Call {
     path: String,
     query: Vec<(String, String)>,
     headers: Vec<(String, String)>,
+    unsigned: Vec<(String, String)>,
     body: Bytes,
     access: String,
     secret: String,
@@ -155,6 +156,7 @@ impl Call {
             path: path.to_owned(),
             query: Vec::new(),
             headers: vec![("host".to_owned(), HOST.to_owned())],
+            unsigned: Vec::new(),
             body: Bytes::new(),
             access: "ALICE".to_owned(),
             secret: "alice-secret".to_owned(),
@@ -193,6 +195,13 @@ impl Call {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(known, _)| known != name);
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sent, and not signed.
+    pub fn unsigned(mut self, name: &str, value: &str) -> Self {
+        self.headers.retain(|(known, _)| known != name);
+        self.unsigned.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -264,7 +273,7 @@ impl Call {
             .method(self.method)
             .uri(uri)
             .header("authorization", authorization);
-        for (name, value) in &self.headers {
+        for (name, value) in self.headers.iter().chain(&self.unsigned) {
             request = request.header(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         if self.sends_length {
@@ -297,7 +306,7 @@ impl Call {
             .method(self.method)
             .uri(format!("{}?{query}&X-Amz-Signature={signature}", self.path))
             .header("content-length", self.body.len());
-        for (name, value) in &self.headers {
+        for (name, value) in self.headers.iter().chain(&self.unsigned) {
             request = request.header(name, value);
         }
         request.body(Body::from(self.body)).unwrap()

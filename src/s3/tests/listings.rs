@@ -220,3 +220,61 @@ async fn names_that_xml_cannot_hold_are_encoded() {
         .expect(200);
     assert!(page.elements("EncodingType").is_empty());
 }
+
+#[tokio::test]
+async fn control_characters_in_parameters_break_no_answer() {
+    let gateway = with_keys(&["a", "b"]).await;
+    let list = |pairs: &[(&str, &str)]| {
+        let call = pairs
+            .iter()
+            .fold(Call::get("/media"), |call, (name, value)| call.query(name, value));
+        let gateway = &gateway;
+        async move { call.send(gateway).await }
+    };
+    for (pairs, element, shown) in [
+        (&[("prefix", "\u{1}")][..], "Prefix", "%01"),
+        (&[("marker", "\u{1}")], "Marker", "%01"),
+        (&[("delimiter", "\u{1}")], "Delimiter", "%01"),
+        (&[("list-type", "2"), ("prefix", "\u{1}")], "Prefix", "%01"),
+        (&[("list-type", "2"), ("start-after", "\u{1}")], "StartAfter", "%01"),
+        (&[("versions", ""), ("prefix", "\u{1}")], "Prefix", "%01"),
+        (&[("versions", ""), ("key-marker", "\u{1}")], "KeyMarker", "%01"),
+        (
+            &[("versions", ""), ("prefix", "\u{1}"), ("max-keys", "0")],
+            "Prefix",
+            "%01",
+        ),
+        (&[("uploads", ""), ("prefix", "\u{1}")], "Prefix", "%01"),
+        (&[("uploads", ""), ("prefix", "..")], "Prefix", ".."),
+        (&[("uploads", ""), ("key-marker", "\u{1}")], "KeyMarker", "%01"),
+    ] {
+        let answer = list(pairs).await.expect(200);
+        assert_eq!(answer.element(element), shown, "{pairs:?}");
+        let encoding = if shown == ".." { "" } else { "url" };
+        assert_eq!(answer.element("EncodingType"), encoding, "{pairs:?}");
+    }
+    let page = list(&[("list-type", "2"), ("max-keys", "1")]).await.expect(200);
+    let token = page.element("NextContinuationToken");
+    let next = list(&[
+        ("list-type", "2"),
+        ("start-after", "\u{1}"),
+        ("continuation-token", &token),
+    ])
+    .await;
+    assert_eq!(next.expect(200).element("StartAfter"), "%01");
+    // What is no name is not encoded in any answer.
+    for pairs in [
+        &[("versions", ""), ("key-marker", "a"), ("version-id-marker", "\u{1}")][..],
+        &[("uploads", ""), ("upload-id-marker", "\u{1}")],
+        &[("uploads", ""), ("key-marker", "a"), ("upload-id-marker", "\u{1}")],
+        &[("max-keys", "\u{1}")],
+        &[("encoding-type", "\u{1}")],
+        &[("list-type", "2"), ("continuation-token", "\u{1}")],
+    ] {
+        list(pairs).await.refused(400, "InvalidArgument");
+    }
+    let buckets = Call::get("/").query("prefix", "\u{1}").send(&gateway).await;
+    buckets.refused(400, "InvalidArgument");
+    let read = Call::get("/media/a").query("response-content-type", "\u{1}");
+    read.send(&gateway).await.refused(400, "InvalidArgument");
+}

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::Digest;
 
-use super::client::{Call, Gateway};
+use super::client::{Call, Gateway, send};
 
 const PAST: &str = "Sat, 01 Jan 2000 00:00:00 GMT";
 const FUTURE: &str = "Fri, 01 Jan 2100 00:00:00 GMT";
@@ -143,6 +143,56 @@ async fn ranges_and_parts() {
         .send(&gateway)
         .await
         .refused(400, "InvalidRequest");
+}
+
+#[tokio::test]
+async fn a_range_that_is_none_is_ignored() {
+    let (gateway, _) = with_object().await;
+    let ranges = [
+        ("bytes=5-4", 200, "0123456789"),
+        ("bytes=0-1,3-4", 200, "0123456789"),
+        ("bytes=a-b", 200, "0123456789"),
+        ("items=0-1", 200, "0123456789"),
+        ("nonsense", 200, "0123456789"),
+        ("bytes=8-99999999999999999999", 206, "89"),
+        ("bytes=-99999999999999999999", 206, "0123456789"),
+    ];
+    for (range, status, body) in ranges {
+        let call = || Call::get("/media/key").unsigned("range", range);
+        let answer = call().send(&gateway).await.expect(status);
+        assert_eq!(answer.text(), body, "{range}");
+        assert_eq!(send(&gateway, call().presign(60)).await.expect(status).text(), body);
+        Call::head("/media/key")
+            .unsigned("range", range)
+            .send(&gateway)
+            .await
+            .expect(status);
+    }
+    let beyond = Call::get("/media/key").unsigned("range", "bytes=99999999999999999999-");
+    beyond.send(&gateway).await.refused(416, "InvalidRange");
+    // What the signature covers stays as it is, and s3s reads it.
+    let signed = Call::get("/media/key").header("range", "bytes=5-4");
+    signed.send(&gateway).await.refused(400, "InvalidArgument");
+    let head = Call::head("/media/key").header("range", "bytes=4-7");
+    let head = head.send(&gateway).await.expect(206);
+    assert_eq!(
+        (head.header("content-range"), head.header("content-length")),
+        ("bytes 4-7/10", "4")
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_xml_cannot_hold_is_not_deleted_by_reference() {
+    let gateway = Gateway::with_bucket().await;
+    Call::put("/media/a%01").body("x").send(&gateway).await.expect(200);
+    let body = "<Delete><Object><Key>a&#1;</Key></Object></Delete>";
+    let md5 = STANDARD.encode(md5::Md5::digest(body));
+    let call = Call::post("/media")
+        .query("delete", "")
+        .header("content-md5", &md5)
+        .body(body);
+    call.send(&gateway).await.refused(400, "MalformedXML");
+    Call::head("/media/a%01").send(&gateway).await.expect(200);
 }
 
 #[tokio::test]
