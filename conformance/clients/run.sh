@@ -6,7 +6,8 @@
 # quick: aws CLI, boto3, rclone, restic, the Rust SDK, at sizes up to 40 MiB. full: every client, to 200 MiB.
 # A client is a script beside this one. It finds in its environment: ENDPOINT, SCHEME, AWS_ACCESS_KEY_ID,
 # AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_CA_BUNDLE (TLS only), FILES (a directory of inputs named by their size) and
-# WORK (an empty directory of its own); it exits 0 when all came back equal. Ends with `N passed, M failed`.
+# WORK (an empty directory of its own); it exits 0 when all came back equal. One that does not end is ended after
+# CLIENT_SECONDS_MAX. Ends with `N passed, M failed`.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -59,7 +60,7 @@ run_clients() {
         export WORK=$scratch/work/$SCHEME-$client
         mkdir -p "$WORK"
         started=$SECONDS
-        if HOME=$WORK bash "$HERE/$client.sh" >"$WORK.log" 2>&1; then
+        if HOME=$WORK timeout -k 10 "${CLIENT_SECONDS_MAX:-1200}" bash "$HERE/$client.sh" >"$WORK.log" 2>&1; then
             passed=$((passed + 1))
             echo "ok      $SCHEME $client ($((SECONDS - started)) s)"
         else
@@ -71,6 +72,7 @@ run_clients() {
     done
 }
 
+echo "$("$CAIRN" --version), sizes $(printf '%s\n' "${sizes[@]}" | sort -n | xargs)"
 make_certificate 2>"$scratch/openssl.log" || { cat "$scratch/openssl.log" >&2; exit 1; }
 make_files
 export REAL_HOME=$HOME
