@@ -33,18 +33,6 @@ export TOOLS=${CAIRN_TOOLS:-$HOME/.cache/cairn-tools}
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/cairn-clients.XXXXXX")
 cleanup() { stop_gateway; rm -rf "$scratch"; }
 
-# An authority and a certificate that it signed: a client on rustls refuses a server that presents an authority.
-make_certificate() {
-    local key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
-    openssl req -x509 "${key[@]}" -days 2 -subj "/CN=Cairn conformance" -addext "basicConstraints=critical,CA:TRUE" \
-        -keyout "$scratch/ca-key.pem" -out "$scratch/ca.pem"
-    openssl req "${key[@]}" -subj /CN=localhost -keyout "$scratch/key.pem" -out "$scratch/request.pem"
-    printf '%s\n' "subjectAltName=DNS:localhost,IP:127.0.0.1" "basicConstraints=critical,CA:FALSE" \
-        "extendedKeyUsage=serverAuth" >"$scratch/extensions"
-    openssl x509 -req -in "$scratch/request.pem" -CA "$scratch/ca.pem" -CAkey "$scratch/ca-key.pem" \
-        -CAcreateserial -days 2 -extfile "$scratch/extensions" -out "$scratch/cert.pem"
-}
-
 make_files() {
     export FILES=$scratch/files
     mkdir "$FILES"
@@ -73,7 +61,7 @@ run_clients() {
 }
 
 echo "$("$CAIRN" --version), sizes $(printf '%s\n' "${sizes[@]}" | sort -n | xargs)"
-make_certificate 2>"$scratch/openssl.log" || { cat "$scratch/openssl.log" >&2; exit 1; }
+make_certificate "$scratch" 2>"$scratch/openssl.log" || { cat "$scratch/openssl.log" >&2; exit 1; }
 make_files
 export REAL_HOME=$HOME
 
