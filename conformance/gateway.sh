@@ -1,6 +1,7 @@
 # Sourced by the conformance scripts: starts a gateway of its own on free ports and stops it at the end.
 #
 #   start_gateway [serve arguments]   sets GATEWAY_PORT, GATEWAY_ADMIN_PORT, GATEWAY_DIR, GATEWAY_PID
+#   make_certificate DIR              makes ca.pem, cert.pem and key.pem for localhost and 127.0.0.1
 #
 # The directory goes with the script; set KEEP=1 to keep it.
 
@@ -9,6 +10,18 @@ CAIRN=${CAIRN:-$ROOT/bin/cairn}
 
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# An authority and a certificate that it signed: a client on rustls refuses a server that presents an authority.
+make_certificate() {
+    local key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+    openssl req -x509 "${key[@]}" -days 2 -subj "/CN=Cairn conformance" -addext "basicConstraints=critical,CA:TRUE" \
+        -keyout "$1/ca-key.pem" -out "$1/ca.pem"
+    openssl req "${key[@]}" -subj /CN=localhost -keyout "$1/key.pem" -out "$1/request.pem"
+    printf '%s\n' "subjectAltName=DNS:localhost,IP:127.0.0.1" "basicConstraints=critical,CA:FALSE" \
+        "extendedKeyUsage=serverAuth" >"$1/extensions"
+    openssl x509 -req -in "$1/request.pem" -CA "$1/ca.pem" -CAkey "$1/ca-key.pem" \
+        -CAcreateserial -days 2 -extfile "$1/extensions" -out "$1/cert.pem"
 }
 
 start_gateway() {

@@ -29,12 +29,25 @@ python_venv() { # directory, requirements
     touch "$stamp"
 }
 
+# Debian 12 has Node 18, and the SDK wants 20: the package `node` brings the program itself.
+node_packages() { # directory, package.json
+    local stamp major
+    stamp=$1/.$(sha256sum "$2" | cut -c1-16)
+    [ ! -e "$stamp" ] || return 0
+    command -v node >/dev/null && command -v npm >/dev/null || packages nodejs npm
+    rm -rf "$1"
+    mkdir -p "$1"
+    cp "$2" "$1/package.json"
+    npm install --silent --no-audit --no-fund --prefix "$1"
+    major=$(node --version | sed 's/^v//; s/\..*//')
+    [ "$major" -ge 20 ] || npm install --silent --no-audit --no-fund --no-save --prefix "$1" node@22
+    touch "$stamp"
+}
+
 packages python3-venv rclone restic openssl curl
 python_venv "$TOOLS/venv" "$HERE/requirements.txt"
 [ "${1:-quick}" = full ] || exit 0
 
 packages s3cmd
-command -v node >/dev/null || packages nodejs npm
 python_venv "$TOOLS/venv-data" "$HERE/requirements-data.txt"
-[ -d "$TOOLS/node/node_modules/@aws-sdk/lib-storage" ] ||
-    npm install --silent --prefix "$TOOLS/node" @aws-sdk/client-s3@3.1169.0 @aws-sdk/lib-storage@3.1169.0
+node_packages "$TOOLS/node" "$HERE/js-sdk/package.json"

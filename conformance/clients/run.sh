@@ -6,7 +6,8 @@
 # quick: aws CLI, boto3, rclone, restic, the Rust SDK, at sizes up to 40 MiB. full: every client, to 200 MiB.
 # A client is a script beside this one. It finds in its environment: ENDPOINT, SCHEME, AWS_ACCESS_KEY_ID,
 # AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_CA_BUNDLE (TLS only), FILES (a directory of inputs named by their size) and
-# WORK (an empty directory of its own); it exits 0 when all came back equal. Ends with `N passed, M failed`.
+# WORK (an empty directory of its own); it exits 0 when all came back equal. One that does not end is ended after
+# CLIENT_SECONDS_MAX. Ends with `N passed, M failed`.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -32,18 +33,6 @@ export TOOLS=${CAIRN_TOOLS:-$HOME/.cache/cairn-tools}
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/cairn-clients.XXXXXX")
 cleanup() { stop_gateway; rm -rf "$scratch"; }
 
-# An authority and a certificate that it signed: a client on rustls refuses a server that presents an authority.
-make_certificate() {
-    local key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
-    openssl req -x509 "${key[@]}" -days 2 -subj "/CN=Cairn conformance" -addext "basicConstraints=critical,CA:TRUE" \
-        -keyout "$scratch/ca-key.pem" -out "$scratch/ca.pem"
-    openssl req "${key[@]}" -subj /CN=localhost -keyout "$scratch/key.pem" -out "$scratch/request.pem"
-    printf '%s\n' "subjectAltName=DNS:localhost,IP:127.0.0.1" "basicConstraints=critical,CA:FALSE" \
-        "extendedKeyUsage=serverAuth" >"$scratch/extensions"
-    openssl x509 -req -in "$scratch/request.pem" -CA "$scratch/ca.pem" -CAkey "$scratch/ca-key.pem" \
-        -CAcreateserial -days 2 -extfile "$scratch/extensions" -out "$scratch/cert.pem"
-}
-
 make_files() {
     export FILES=$scratch/files
     mkdir "$FILES"
@@ -59,7 +48,7 @@ run_clients() {
         export WORK=$scratch/work/$SCHEME-$client
         mkdir -p "$WORK"
         started=$SECONDS
-        if HOME=$WORK bash "$HERE/$client.sh" >"$WORK.log" 2>&1; then
+        if HOME=$WORK timeout -k 10 "${CLIENT_SECONDS_MAX:-1200}" bash "$HERE/$client.sh" >"$WORK.log" 2>&1; then
             passed=$((passed + 1))
             echo "ok      $SCHEME $client ($((SECONDS - started)) s)"
         else
@@ -71,7 +60,8 @@ run_clients() {
     done
 }
 
-make_certificate 2>"$scratch/openssl.log" || { cat "$scratch/openssl.log" >&2; exit 1; }
+echo "$("$CAIRN" --version), sizes $(printf '%s\n' "${sizes[@]}" | sort -n | xargs)"
+make_certificate "$scratch" 2>"$scratch/openssl.log" || { cat "$scratch/openssl.log" >&2; exit 1; }
 make_files
 export REAL_HOME=$HOME
 
