@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::hint::black_box;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,39 @@ fn syncs_per_second(dir: &Path) -> io::Result<f64> {
     Ok(syncs as f64 / elapsed)
 }
 
+/// Nanoseconds that this thread has had of a processor.
+fn thread_cpu_ns() -> io::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let spent = stat.split(' ').next().and_then(|spent| spent.parse().ok());
+    spent.ok_or_else(|| io::Error::other("the kernel does not count the CPU time of threads"))
+}
+
+/// CPU milliseconds that the sender of a mebibyte over loopback pays at the least: 256 KiB that lie in its cache, again and again.
+fn loopback_send_ms() -> io::Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let sink = std::thread::spawn(move || -> io::Result<()> {
+        let mut stream = TcpStream::connect(address)?;
+        let mut into = vec![0; 1 << 20];
+        while stream.read(&mut into)? > 0 {}
+        Ok(())
+    });
+    let (mut stream, _) = listener.accept()?;
+    let block = vec![0x5A; 256 << 10];
+    stream.write_all(&block)?;
+    let (begin, before) = (Instant::now(), thread_cpu_ns()?);
+    let mut sent = 0.0;
+    while begin.elapsed() < FOR * 2 {
+        stream.write_all(&block)?;
+        sent += block.len() as f64;
+    }
+    let spent_ms = (thread_cpu_ns()? - before) / 1e6;
+    drop(stream);
+    sink.join()
+        .map_err(|_| io::Error::other("the receiving thread panicked"))??;
+    Ok(spent_ms / (sent / MIB))
+}
+
 pub fn measure(dir: &Path) -> io::Result<serde_json::Value> {
     let source = vec![0x5Au8; 64 << 20];
     let mut target = vec![0u8; 64 << 20];
@@ -62,5 +96,6 @@ pub fn measure(dir: &Path) -> io::Result<serde_json::Value> {
         "sha256_mib_per_s": sha256,
         "memcpy_mib_per_s": memcpy,
         "fdatasync_4k_per_s": syncs_per_second(dir)?,
+        "loopback_send_ms_per_mib": loopback_send_ms()?,
     }))
 }
