@@ -43,7 +43,7 @@ impl Default for RocksOptions {
         Self {
             dir: PathBuf::from("data"),
             memtable_bytes: 40 * MIB,
-            block_cache_bytes: 32 * MIB,
+            block_cache_bytes: 24 * MIB,
             log_file_bytes: 32 * MIB as u64,
             read_threads: 8,
             open_files_max: 256,
