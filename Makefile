@@ -37,7 +37,7 @@ test: deps clients
 	@tools/timed.sh "unit and integration tests" cargo test $(CARGO_FLAGS)
 	@tools/timed.sh "bin/cairn" $(MAKE) --no-print-directory build
 	@tools/timed.sh "clients" conformance/clients/run.sh quick
-	@tools/timed.sh "torture" tools/torture.sh 5 20 10
+	@tools/timed.sh "torture" tools/torture.sh 5 20 10 sample
 
 bench: build
 	cargo build $(CARGO_FLAGS) --bin load
@@ -45,7 +45,7 @@ bench: build
 	SECONDS_EACH=$(SECONDS) AGAINST=$(AGAINST) MINIO=$(MINIO) JSON=$(JSON) $(PYTHON) tools/bench/bench $(BENCH_FLAGS)
 
 torture: build
-	tools/torture.sh $(KILLS) 1000 100
+	tools/torture.sh $(KILLS) 1000 100 all
 
 # S3_TESTS=DIR names a checkout of ceph/s3-tests. The result is kept, dated, to be committed.
 conformance: build

@@ -227,7 +227,6 @@ impl ChunkStore {
             known = self
                 .mark(pack, known, PackState::Evacuating, Mutation::deferred())
                 .await?;
-            fail::fail_point!("collect::after_mark");
         }
         if known.row.state == PackState::Evacuating {
             // A pack of an interrupted run is not in the table of this process.
@@ -236,7 +235,6 @@ impl ChunkStore {
                 report.stuck.push(pack);
                 return Ok(());
             }
-            fail::fail_point!("collect::before_condemn");
             let mut mutation = Mutation::new();
             let counter = key::pack_stat(pack, PackStatKind::Live);
             // The counter is exact: at 0 no chunk row points here, whatever the footer says.
@@ -253,10 +251,8 @@ impl ChunkStore {
                 return Ok(());
             }
             known = self.mark(pack, known, PackState::Condemned, mutation).await?;
-            fail::fail_point!("collect::after_condemn");
         }
         self.packs.delete(pack).await?;
-        fail::fail_point!("collect::after_delete");
         forget(&*self.kv, pack, &known).await?;
         report.packs_deleted += 1;
         report.bytes_deleted += bytes;

@@ -144,11 +144,9 @@ impl ChunkStore {
         let mut mutation = Mutation::deferred();
         self.begin(&mut mutation, id, row);
         let version = self.kv.commit(mutation).await?;
-        fail::fail_point!("compose::after_begin");
         let mut start = 0u64;
         for entries in entries.chunks(ROW_ENTRIES_MAX) {
             start = self.write_row(id, version, start, entries).await?;
-            fail::fail_point!("compose::after_row");
         }
         Ok((version, start))
     }

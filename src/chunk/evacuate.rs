@@ -106,7 +106,6 @@ impl ChunkStore {
 
     /// Reads the copies back, by their full hash, and points the chunk rows to them.
     async fn swing(&self, pack: PackId, records: &[Wanted], copies: Vec<Location>) -> Result<u64, CollectError> {
-        fail::fail_point!("collect::after_copy");
         self.read_back(records, &copies).await?;
         for _ in 0..COMMIT_TRIES_MAX {
             let ids: Vec<ChunkId> = records.iter().map(|wanted| wanted.id).collect();
@@ -138,7 +137,6 @@ impl ChunkStore {
             counts.add_to(&mut mutation);
             match self.kv.commit(mutation).await {
                 Ok(_) => {
-                    fail::fail_point!("collect::after_swing");
                     self.metrics.moved_bytes.inc_by(moved);
                     return Ok(moved);
                 }

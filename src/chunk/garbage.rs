@@ -157,9 +157,7 @@ impl ChunkStore {
                 .encode(),
             );
         }
-        fail::fail_point!("garbage::before_step");
         self.kv.commit(mutation).await?;
-        fail::fail_point!("garbage::after_step");
         if came_back {
             self.sessions.garbage.notify_one();
         }

@@ -218,9 +218,7 @@ impl Window {
             .await
             .map_err(|_| WriteError::Stopped)?;
         let ids: Vec<ChunkId> = records.iter().map(|record| record.id).collect();
-        fail::fail_point!("chunk::before_append");
         let locations = self.store.packs.append(records).await?;
-        fail::fail_point!("chunk::after_append");
         for (id, location) in ids.into_iter().zip(locations) {
             self.store.metrics.unique_bytes.inc_by(u64::from(location.raw_len));
             self.store.metrics.stored_bytes.inc_by(u64::from(location.stored_len));
@@ -232,10 +230,8 @@ impl Window {
     async fn commit(&self, state: &mut Index, cut: &Cut, segment: &Segment) -> Result<Sequence, WriteError> {
         for _ in 0..COMMIT_TRIES_MAX {
             if let Some(attempt) = self.attempt(state, segment).await? {
-                fail::fail_point!("chunk::before_window_commit");
                 match self.store.kv.commit(attempt.mutation).await {
                     Ok(sequence) => {
-                        fail::fail_point!("chunk::after_window_commit");
                         for (id, row) in attempt.rows {
                             state.placed.remove(&id);
                             state.rows.insert(id, Known { row, version: sequence });

@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fail::fail_point;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -257,7 +256,6 @@ impl<E: Engine + Sync> Worker<E> {
 
     /// Logs, syncs and applies the group. After an error it is unknown what of it will be there after a restart.
     fn write(&mut self, group: &Group, count: u32, is_synced: bool) -> Result<(), String> {
-        fail_point!("kv::before_append", |_| Err("failpoint before append".to_owned()));
         self.log.start_frame();
         for (key, value) in group.effects() {
             self.log.push(key, value);
@@ -265,15 +263,12 @@ impl<E: Engine + Sync> Worker<E> {
         self.log
             .append(count)
             .map_err(|error| format!("writing the commit log failed: {error}"))?;
-        fail_point!("kv::after_append", |_| Err("failpoint after append".to_owned()));
         if is_synced {
             self.log
                 .sync()
                 .map_err(|error| format!("syncing the commit log failed: {error}"))?;
         }
-        fail_point!("kv::after_sync", |_| Err("failpoint after sync".to_owned()));
         self.engine.apply(self.log.appended(), self.log.last())?;
-        fail_point!("kv::after_apply", |_| Err("failpoint after apply".to_owned()));
         Ok(())
     }
 

@@ -167,7 +167,6 @@ impl StagedWriter<'_> {
             .as_slice()
             .get(..self.staging.filled)
             .unwrap_or_default();
-        fail::fail_point!("pack-write", |_| Err(io::Error::other("injected write failure")));
         self.file.write_all_at(bytes, self.offset)?;
         self.offset += mem::take(&mut self.staging.filled) as u64;
         Ok(())

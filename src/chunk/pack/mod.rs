@@ -257,7 +257,5 @@ pub enum CopyError {
     Append(#[from] AppendError),
 }
 
-#[cfg(all(test, feature = "failpoints"))]
-mod fault_tests;
 #[cfg(test)]
 mod tests;

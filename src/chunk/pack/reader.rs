@@ -140,7 +140,6 @@ async fn fill(
 }
 
 fn read_uncached(file: &ReadFile, buffer: &mut PooledBuf, offset: u64, visit: Visit) -> io::Result<usize> {
-    fail::fail_point!("pack-read", |_| Err(io::Error::other("injected read failure")));
     match visit {
         Visit::First => file.read_direct_at(buffer, offset),
         Visit::Second | Visit::Later => file.read_at(buffer, offset),

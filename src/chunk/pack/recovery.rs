@@ -82,7 +82,6 @@ fn open_one(path: &Path, id: PackId, direct: bool) -> io::Result<(Option<PackInf
         remove_file_synced(path)?;
         return Ok((None, Some(report(RecoveredKind::Removed))));
     }
-    fail::fail_point!("pack-recover", |_| Err(io::Error::other("injected recovery failure")));
     let footer = footer(id, found.end, &found.entries);
     let bytes = aligned(found.end + footer.len() as u64);
     let file = AppendFile::open(path, direct)?;

@@ -202,9 +202,7 @@ impl Drop for PackSet {
 }
 
 fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
-    fail::fail_point!("pack-delete", |_| Err(io::Error::other("injected delete failure")));
     remove_file_synced(&shared.path(id))?;
-    fail::fail_point!("pack-deleted");
     shared.handles.invalidate(&id);
     shared.packs.write().remove(&id);
     Ok(())

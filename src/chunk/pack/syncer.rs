@@ -166,7 +166,7 @@ impl Syncer {
         let entries = batch::write(&mut writer, open.pack.id, open.end, open.records as u32, batch)?;
         writer.finish()?;
         let begun = Instant::now();
-        sync(&open.file)?;
+        open.file.sync_data()?;
         let metrics = &self.shared.metrics;
         metrics.sync_seconds.observe(begun.elapsed().as_secs_f64());
         metrics.batch_records.observe(entries.len() as f64);
@@ -188,10 +188,8 @@ impl Syncer {
         let path = self.shared.path(id);
         let parent = path.parent().unwrap_or(&self.shared.dir);
         create_dir_synced(parent)?;
-        fail::fail_point!("pack-create", |_| Err(io::Error::from(io::ErrorKind::StorageFull)));
         let reserve = self.shared.options.pack_bytes + BATCH_BYTES as u64;
         let file = AppendFile::create(&path, self.shared.options.direct, reserve)?;
-        fail::fail_point!("pack-created");
         sync_dir(parent)?;
         let pack = Arc::new(Pack::new(id, PackState::Open, FILE_HEADER_BYTES as u64));
         self.shared.packs.write().insert(id, Arc::clone(&pack));
@@ -249,22 +247,13 @@ fn fits(bytes: usize, records: usize, append: &Append) -> bool {
     bytes + append.bytes <= BATCH_BYTES && records + append.records.len() <= PACK_RECORDS_MAX
 }
 
-fn sync(file: &AppendFile) -> io::Result<()> {
-    fail::fail_point!("pack-sync", |_| Err(io::Error::other("injected sync failure")));
-    file.sync_data()?;
-    fail::fail_point!("pack-synced");
-    Ok(())
-}
-
 fn write_footer(open: &OpenPack, entries: &[Entry], staging: &mut Staging) -> io::Result<u64> {
-    fail::fail_point!("pack-seal", |_| Err(io::Error::other("injected seal failure")));
     let footer = footer(open.pack.id, open.end, entries);
     let length = aligned(open.end + footer.len() as u64);
     let mut writer = staging.begin(&open.file, open.end);
     writer.put(&footer)?;
     writer.finish()?;
     open.file.truncate_and_sync(length)?;
-    fail::fail_point!("pack-sealed");
     Ok(length)
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Each makes its system call and records it under one lock, so that the log has the true order of names.
 
+use crate::control::{Subject, around};
 use crate::format;
+use crate::page;
 use crate::recorder::{Event, active, forget, order, resolve, unsupported};
 use libc::{c_char, c_int, c_long, c_void, mode_t, off_t};
 use std::ffi::CStr;
@@ -18,10 +20,24 @@ unsafe fn name(dirfd: c_int, path: *const c_char) -> Option<Vec<u8>> {
     }
 }
 
+/// The control's kind of an event.
+fn step_kind(kind: u8) -> u64 {
+    match kind {
+        format::RENAME => page::RENAME,
+        format::LINK => page::LINK,
+        format::UNLINK => page::UNLINK,
+        format::RMDIR => page::RMDIR,
+        _ => page::MKDIR,
+    }
+}
+
 /// Runs `call`; records it when it succeeded and its path is in the recorded directory.
 fn on_one(path: Option<Vec<u8>>, kind: u8, call: impl FnOnce() -> c_long) -> c_int {
     let mut ordered = order();
-    let result = call() as c_int;
+    let result = match &path {
+        Some(path) => around(step_kind(kind), &Subject::Named(path), call) as c_int,
+        None => call() as c_int,
+    };
     if let (Some(path), 0) = (path, result) {
         ordered.record(&Event {
             kind,
@@ -37,7 +53,7 @@ fn on_two(from: Option<Vec<u8>>, to: Option<Vec<u8>>, kind: u8, call: impl FnOnc
     match (from, to) {
         (Some(from), Some(to)) => {
             let mut ordered = order();
-            let result = call() as c_int;
+            let result = around(step_kind(kind), &Subject::Named(&to), call) as c_int;
             if result == 0 {
                 ordered.record(&Event {
                     kind,

@@ -3,10 +3,12 @@
 //! libc's variadic functions are given a fixed argument in place of `...`: on x86-64 and AArch64 Linux integer
 //! arguments travel in the same registers either way.
 
+use crate::control::{self, Subject, Verdict};
 use crate::format;
+use crate::page;
 use crate::recorder::{
-    Event, active, drops, drops_open, duplicate, errno, forget, order, record, resolve, set_errno, track, tracked,
-    unsupported,
+    Event, active, drops, drops_open, duplicate, errno, forget, order, record, records, resolve, set_errno, track,
+    tracked, unsupported,
 };
 use crate::rules::Target;
 use libc::{c_char, c_int, c_void, iovec, mode_t, off_t, off64_t, size_t, ssize_t};
@@ -34,7 +36,12 @@ unsafe fn open_file(dirfd: c_int, path: *const c_char, flags: c_int, mode: mode_
     let flags = if dropped { flags & !libc::O_SYNC } else { flags };
     let mut ordered = order();
     let existed = unsafe { libc::syscall(libc::SYS_faccessat, dirfd, path, libc::F_OK) } == 0;
-    let fd = raw(flags);
+    let changes = flags & libc::O_TRUNC != 0 || !existed && flags & libc::O_CREAT != 0;
+    let fd = if changes {
+        control::around(page::CREATE, &Subject::Named(&name), || raw(flags).into()) as c_int
+    } else {
+        raw(flags)
+    };
     if fd < 0 {
         return fd;
     }
@@ -113,38 +120,45 @@ hooks! {
 
     write(fd: c_int, data: *const c_void, length: size_t) -> ssize_t => {
         let part = iovec { iov_base: data.cast_mut(), iov_len: length };
-        wrote(fd, &part, 1, None, false, libc::syscall(libc::SYS_write, fd, data, length) as ssize_t)
+        wrote(fd, &part, 1, None, false, |part, _| {
+            libc::syscall(libc::SYS_write, fd, (*part).iov_base, (*part).iov_len) as ssize_t
+        })
     };
     writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t =>
-        wrote(fd, parts, count, None, false, libc::syscall(libc::SYS_writev, fd, parts, count) as ssize_t);
+        wrote(fd, parts, count, None, false, |parts, count| {
+            libc::syscall(libc::SYS_writev, fd, parts, count) as ssize_t
+        });
     pwrite(fd: c_int, data: *const c_void, length: size_t, offset: off_t) -> ssize_t =>
         pwrite64(fd, data, length, offset);
     pwrite64(fd: c_int, data: *const c_void, length: size_t, offset: off64_t) -> ssize_t => {
         let part = iovec { iov_base: data.cast_mut(), iov_len: length };
-        wrote(fd, &part, 1, Some(offset), false, libc::syscall(libc::SYS_pwrite64, fd, data, length, offset) as ssize_t)
+        wrote(fd, &part, 1, Some(offset), false, |part, _| {
+            libc::syscall(libc::SYS_pwrite64, fd, (*part).iov_base, (*part).iov_len, offset) as ssize_t
+        })
     };
     pwritev(fd: c_int, parts: *const iovec, count: c_int, offset: off_t) -> ssize_t =>
         pwritev64(fd, parts, count, offset);
-    pwritev64(fd: c_int, parts: *const iovec, count: c_int, offset: off64_t) -> ssize_t => {
-        let length = libc::syscall(libc::SYS_pwritev, fd, parts, count, offset, 0) as ssize_t;
-        wrote(fd, parts, count, Some(offset), false, length)
-    };
+    pwritev64(fd: c_int, parts: *const iovec, count: c_int, offset: off64_t) -> ssize_t =>
+        wrote(fd, parts, count, Some(offset), false, |parts, count| {
+            libc::syscall(libc::SYS_pwritev, fd, parts, count, offset, 0) as ssize_t
+        });
     pwritev2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t =>
         pwritev64v2(fd, parts, count, offset, flags);
     pwritev64v2(fd: c_int, parts: *const iovec, count: c_int, offset: off64_t, flags: c_int) -> ssize_t => {
-        let length = libc::syscall(libc::SYS_pwritev2, fd, parts, count, offset, 0, flags) as ssize_t;
         let synced = flags & (libc::RWF_DSYNC | libc::RWF_SYNC) != 0;
-        wrote(fd, parts, count, (offset >= 0).then_some(offset), synced, length)
+        wrote(fd, parts, count, (offset >= 0).then_some(offset), synced, |parts, count| {
+            libc::syscall(libc::SYS_pwritev2, fd, parts, count, offset, 0, flags) as ssize_t
+        })
     };
 
     ftruncate(fd: c_int, size: off_t) -> c_int => ftruncate64(fd, size);
     ftruncate64(fd: c_int, size: off64_t) -> c_int => {
-        let result = libc::syscall(libc::SYS_ftruncate, fd, size) as c_int;
+        let result = stepped(fd, page::TRUNCATE, || libc::syscall(libc::SYS_ftruncate, fd, size));
         changed(fd, result, format::TRUNCATE, 0, [size as u64, 0])
     };
     fallocate(fd: c_int, mode: c_int, offset: off_t, length: off_t) -> c_int => fallocate64(fd, mode, offset, length);
     fallocate64(fd: c_int, mode: c_int, offset: off64_t, length: off64_t) -> c_int => {
-        let result = libc::syscall(libc::SYS_fallocate, fd, mode, offset, length) as c_int;
+        let result = stepped(fd, page::ALLOCATE, || libc::syscall(libc::SYS_fallocate, fd, mode, offset, length));
         changed(fd, result, format::ALLOCATE, mode as u8, [offset as u64, length as u64])
     };
     posix_fallocate(fd: c_int, offset: off_t, length: off_t) -> c_int => posix_fallocate64(fd, offset, length);
@@ -159,7 +173,7 @@ hooks! {
     fdatasync(fd: c_int) -> c_int => sync_file(fd, libc::SYS_fdatasync);
     // Promises nothing after a power cut (sync_file_range(2)), so it is not a sync to the record.
     sync_file_range(fd: c_int, offset: off64_t, length: off64_t, flags: u32) -> c_int =>
-        libc::syscall(libc::SYS_sync_file_range, fd, offset, length, flags) as c_int;
+        stepped(fd, page::SYNC_RANGE, || libc::syscall(libc::SYS_sync_file_range, fd, offset, length, flags));
     syncfs(fd: c_int) -> c_int => {
         unsupported("syncfs");
         libc::syscall(libc::SYS_syncfs, fd) as c_int
@@ -213,18 +227,23 @@ hooks! {
     };
 }
 
-/// Records `length` bytes that a write took from the front of `parts`.
+/// Makes a write of `parts` with `call` and records what it took of them.
 unsafe fn wrote(
     fd: c_int,
     parts: *const iovec,
     count: c_int,
     offset: Option<off64_t>,
     synced: bool,
-    length: ssize_t,
+    call: impl FnOnce(*const iovec, c_int) -> ssize_t,
 ) -> ssize_t {
-    let (Some(file), 1..) = (tracked(fd), length) else {
-        return length;
+    let Some(file) = tracked(fd) else {
+        return call(parts, count);
     };
+    // SAFETY: the caller's parts, under the contract of libc's function.
+    let (length, dies) = unsafe { controlled(fd, parts, count, call) };
+    if length < 1 {
+        return length;
+    }
     if file_type(fd) != libc::S_IFREG {
         forget(fd);
         return length;
@@ -233,9 +252,86 @@ unsafe fn wrote(
         // SAFETY: only asks for the position, which a plain or appending write has left behind its bytes.
         (unsafe { libc::syscall(libc::SYS_lseek, fd, 0, libc::SEEK_CUR) }) - length as off64_t
     });
-    let mut left = length as usize;
+    if control::is_on() {
+        control::wrote(fd, offset as u64, length as u64);
+    }
+    if records() {
+        let flags = if synced || file.synced { format::WRITE_SYNCED } else { 0 };
+        // SAFETY: the kernel has just read `length` bytes from these parts.
+        let data = unsafe { gathered(parts, count, length as usize) };
+        record(&Event {
+            kind: format::WRITE,
+            flags,
+            id: file.id,
+            numbers: [offset as u64, 0],
+            rest: &data,
+            ..Event::default()
+        });
+    }
+    if dies {
+        control::die();
+    }
+    length
+}
+
+/// Makes a write under the control's eyes; whether the process is to die after it.
+unsafe fn controlled(
+    fd: c_int,
+    parts: *const iovec,
+    count: c_int,
+    call: impl FnOnce(*const iovec, c_int) -> ssize_t,
+) -> (ssize_t, bool) {
+    if !control::is_on() {
+        return (call(parts, count), false);
+    }
+    // SAFETY: the caller's parts, under the contract of libc's function.
+    let slices = unsafe { std::slice::from_raw_parts(parts, count.max(0) as usize) };
+    let total: usize = slices.iter().map(|part| part.iov_len).sum();
+    // SAFETY: as above.
+    let is_zero = || unsafe { gathered(parts, count, total) }.iter().all(|byte| *byte == 0);
+    let verdict = control::step(page::WRITE, &Subject::Open(fd), &is_zero);
+    match verdict {
+        Verdict::Fail(0) => (total as ssize_t, false),
+        Verdict::Fail(code) => (refuse(code), false),
+        Verdict::Go => (call(parts, count), false),
+        Verdict::GoAndDie => (call(parts, count), true),
+        Verdict::Halve | Verdict::HalveAndDie => {
+            let dies = verdict == Verdict::HalveAndDie;
+            // Whole pages, which a direct write demands. One page is all or nothing.
+            let half = if total > 4096 {
+                (total / 2).next_multiple_of(4096).min(total)
+            } else {
+                total
+            };
+            if dies && half == total {
+                control::die();
+            }
+            let halves = front(slices, half);
+            (call(halves.as_ptr(), halves.len() as c_int), dies)
+        }
+    }
+}
+
+/// The first `left` bytes of `parts`.
+fn front(parts: &[iovec], mut left: usize) -> Vec<iovec> {
+    let cut = parts.iter().map(|part| {
+        let iov_len = left.min(part.iov_len);
+        left -= iov_len;
+        iovec {
+            iov_base: part.iov_base,
+            iov_len,
+        }
+    });
+    cut.collect()
+}
+
+/// Copies the first `left` bytes of `parts`.
+///
+/// # Safety
+/// The parts hold that many bytes.
+unsafe fn gathered(parts: *const iovec, count: c_int, mut left: usize) -> Vec<u8> {
     let mut data = Vec::with_capacity(left);
-    // SAFETY: the kernel has just read `length` bytes from these parts.
+    // SAFETY: by this function's contract.
     let parts = unsafe { std::slice::from_raw_parts(parts, count as usize) };
     for part in parts {
         let take = left.min(part.iov_len);
@@ -243,17 +339,16 @@ unsafe fn wrote(
         data.extend_from_slice(unsafe { std::slice::from_raw_parts(part.iov_base.cast::<u8>(), take) });
         left -= take;
     }
-    let flags = if synced || file.synced { format::WRITE_SYNCED } else { 0 };
-    let numbers = [offset as u64, 0];
-    record(&Event {
-        kind: format::WRITE,
-        flags,
-        id: file.id,
-        numbers,
-        rest: &data,
-        ..Event::default()
-    });
-    length
+    data
+}
+
+/// A call on an open file that counts if the file is followed.
+fn stepped(fd: c_int, kind: u64, call: impl FnOnce() -> libc::c_long) -> c_int {
+    let result = match tracked(fd) {
+        Some(_) if control::is_on() => control::around(kind, &Subject::Open(fd), call),
+        _ => call(),
+    };
+    result as c_int
 }
 
 fn changed(fd: c_int, result: c_int, kind: u8, flags: u8, numbers: [u64; 2]) -> c_int {
@@ -286,8 +381,31 @@ unsafe fn sync_file(fd: c_int, call: libc::c_long) -> c_int {
         id: file.id,
         ..Event::default()
     });
-    let result = raw();
+    let result = synced_under_control(fd, target, raw);
     changed(fd, result, format::SYNC_END, 0, [u64::from(begin), 0])
+}
+
+/// Makes a sync; one that the control fails loses what it should have kept.
+fn synced_under_control(fd: c_int, target: Target, raw: impl FnOnce() -> c_int) -> c_int {
+    if !control::is_on() {
+        return raw();
+    }
+    let kind = match target {
+        Target::Directory => page::SYNC_DIRECTORY,
+        Target::Data => page::SYNC,
+    };
+    let unsynced = control::take_unsynced(fd);
+    let mut made = false;
+    let result = stepped(fd, kind, || {
+        made = true;
+        raw().into()
+    });
+    if !made {
+        let code = errno();
+        control::lose(fd, &unsynced);
+        set_errno(code);
+    }
+    result
 }
 
 fn duplicated(from: c_int, to: c_int) -> c_int {

@@ -7,13 +7,16 @@
 //! - `SYNCTRACE_DIR`: only files below this directory are recorded.
 //! - `SYNCTRACE_LOG`: where to, outside that directory; appended with plain writes, so a SIGKILL loses nothing.
 //! - `SYNCTRACE_DROP`: syncs to leave out, see `rules`.
+//! - `SYNCTRACE_CONTROL`, `SYNCTRACE_SKIP`: where to die or to fail, see `control`; with or without a log.
 //!
 //! A crate that makes system calls without libc escapes the recorder (rustix does by default: build it with
 //! `use-libc`). The reader finds that out: all events replayed must give the directory as it is.
 #![cfg(target_os = "linux")]
 
+mod control;
 mod directories;
 mod files;
 mod format;
+mod page;
 mod recorder;
 mod rules;

@@ -1,5 +1,6 @@
 //! The log, the table of open files, and the raw system calls beneath the hooks.
 
+use crate::control;
 use crate::format;
 use crate::rules::{Rules, Target};
 use libc::{c_int, c_long};
@@ -49,7 +50,8 @@ pub struct Ordered(MutexGuard<'static, u32>);
 static INIT: extern "C" fn() = init;
 
 extern "C" fn init() {
-    let (Some(directory), Some(log)) = (variable("SYNCTRACE_DIR"), variable("SYNCTRACE_LOG")) else {
+    let (log, control) = (variable("SYNCTRACE_LOG"), variable("SYNCTRACE_CONTROL"));
+    let Some(directory) = variable("SYNCTRACE_DIR").filter(|_| log.is_some() || control.is_some()) else {
         return;
     };
     let Some(rules) = Rules::parse(&variable("SYNCTRACE_DROP").unwrap_or_default()) else {
@@ -59,7 +61,22 @@ extern "C" fn init() {
     while directory.len() > 1 && directory.ends_with(b"/") {
         directory.pop();
     }
-    let mut path = log.into_bytes();
+    let skip = variable("SYNCTRACE_SKIP").unwrap_or_default();
+    if control.is_some_and(|path| !control::start(&path, &skip)) {
+        fatal("cannot use SYNCTRACE_CONTROL or SYNCTRACE_SKIP");
+    }
+    let _ = SETTINGS.set(Settings { directory, rules });
+    if let Some(path) = log {
+        open_log(path);
+        record(&Event {
+            kind: format::START,
+            ..Event::default()
+        });
+    }
+}
+
+fn open_log(path: String) {
+    let mut path = path.into_bytes();
     path.push(0);
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
     // SAFETY: the path is NUL-terminated and lives through the call.
@@ -70,19 +87,20 @@ extern "C" fn init() {
     // Out of the way of programs that expect low numbers.
     // SAFETY: plain descriptor arithmetic on a descriptor that is ours.
     let high = unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 900) } as c_int;
-    let _ = SETTINGS.set(Settings { directory, rules });
     LOG.store(if high >= 0 { high } else { fd }, Ordering::Release);
-    record(&Event {
-        kind: format::START,
-        ..Event::default()
-    });
 }
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Whether files are followed at all.
 pub fn active() -> bool {
+    SETTINGS.get().is_some()
+}
+
+/// Whether there is a log to record in.
+pub fn records() -> bool {
     LOG.load(Ordering::Acquire) >= 0
 }
 
@@ -120,6 +138,9 @@ pub fn record(event: &Event<'_>) -> u32 {
 
 impl Ordered {
     pub fn record(&mut self, event: &Event<'_>) -> u32 {
+        if !records() {
+            return 0;
+        }
         *self.0 += 1;
         let sequence = *self.0;
         let length = format::HEADER_BYTES + event.path.len() + event.rest.len();
@@ -242,7 +263,7 @@ pub fn resolve(dirfd: c_int, path: &[u8]) -> Option<Vec<u8>> {
     relative(&text)
 }
 
-fn relative(path: &[u8]) -> Option<Vec<u8>> {
+pub fn relative(path: &[u8]) -> Option<Vec<u8>> {
     let rest = path.strip_prefix(SETTINGS.get()?.directory.as_slice())?;
     match rest.split_first() {
         None => Some(Vec::new()),
@@ -251,7 +272,7 @@ fn relative(path: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-fn descriptor_path(fd: c_int) -> Option<Vec<u8>> {
+pub fn descriptor_path(fd: c_int) -> Option<Vec<u8>> {
     link_target(format!("/proc/self/fd/{fd}\0").as_bytes())
 }
 

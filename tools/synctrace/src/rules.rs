@@ -67,7 +67,7 @@ impl Rule {
     }
 }
 
-fn matches(pattern: &[u8], path: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], path: &[u8]) -> bool {
     match pattern.split_first() {
         None => path.is_empty(),
         Some((b'*', rest)) => (0..=path.len()).any(|skip| path.get(skip..).is_some_and(|tail| matches(rest, tail))),

@@ -127,11 +127,12 @@ pub async fn run(options: &CrashOptions) -> Result<Report> {
 async fn record(options: &CrashOptions, work: &Path, seed: u64) -> Result<Recorded> {
     let data = work.join("data");
     std::fs::create_dir(&data)?;
-    let recording = Recording {
-        log: work.join("trace"),
+    let log = work.join("trace");
+    let recording = Recording::Log {
+        log: log.clone(),
         drop: options.drop.clone(),
     };
-    let clock = Arc::new(Clock::Log(recording.log.clone()));
+    let clock = Arc::new(Clock::Log(log.clone()));
     let duration = Duration::from_millis(options.phase_ms);
     let round = |number: u64| Round {
         scale: Scale::Small,
@@ -147,14 +148,14 @@ async fn record(options: &CrashOptions, work: &Path, seed: u64) -> Result<Record
     if let Some(server) = server {
         server.stop().await?;
     }
-    let trace = Trace::read(&recording.log)?;
+    let trace = Trace::read(&log)?;
     if let Some(found) = image::difference(&replay(&trace, Mark::MAX)?, &trace, &data)? {
         return Err(format!("the trace misses a change, so some call escaped the recorder: {found}").into());
     }
     let server = Server::start(&options.launch, &data, Some(&recording)).await?;
     let (histories, _, _) = round(2).run(server, histories, true).await?;
     Ok(Recorded {
-        trace: Trace::read(&recording.log)?,
+        trace: Trace::read(&log)?,
         histories,
         access,
         bucket,

@@ -175,7 +175,7 @@ fn find_files(root: &Path, below: &Path, found: &mut BTreeMap<&'static str, Vec<
     Ok(())
 }
 
-fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+pub fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;

@@ -2,6 +2,7 @@
 
 mod client;
 mod content;
+mod control;
 mod crash;
 mod disk;
 mod flip;
@@ -11,6 +12,7 @@ mod image;
 mod kill;
 mod pages;
 mod server;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -34,6 +36,8 @@ enum Mode {
     Sabotage(crash::CrashOptions),
     /// Flip one byte at rest: it must be told, or not matter.
     Flip(flip::FlipOptions),
+    /// Kill the gateway at, or fail, each of the file operations between a request's first byte and what follows its answer.
+    Steps(steps::StepsOptions),
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -49,6 +53,7 @@ async fn main() -> ExitCode {
         }),
         Mode::Sabotage(options) => crash::sabotage(&options).await,
         Mode::Flip(options) => flip::run(&options).await,
+        Mode::Steps(options) => steps::run(&options).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -48,11 +48,13 @@ pub struct Launch {
     pub given_keys: bool,
 }
 
-/// Where the recorder writes, and which syncs it leaves out.
+/// What the recorder does.
 #[derive(Clone, Debug)]
-pub struct Recording {
-    pub log: PathBuf,
-    pub drop: String,
+pub enum Recording {
+    /// Writes a log, and leaves out some syncs.
+    Log { log: PathBuf, drop: String },
+    /// Makes events fail as this page says, but for those that it is to skip.
+    Control { page: PathBuf, skip: &'static str },
 }
 
 pub struct Server {
@@ -117,8 +119,11 @@ impl Server {
         }
         if let Some(recording) = recording {
             command.env("LD_PRELOAD", std::fs::canonicalize(&launch.recorder)?);
-            command.env("SYNCTRACE_DIR", data).env("SYNCTRACE_LOG", &recording.log);
-            command.env("SYNCTRACE_DROP", &recording.drop);
+            command.env("SYNCTRACE_DIR", data);
+            match recording {
+                Recording::Log { log, drop } => command.env("SYNCTRACE_LOG", log).env("SYNCTRACE_DROP", drop),
+                Recording::Control { page, skip } => command.env("SYNCTRACE_CONTROL", page).env("SYNCTRACE_SKIP", skip),
+            };
         }
         command
             .stdin(Stdio::null())
@@ -176,8 +181,19 @@ impl Server {
     }
 
     pub async fn kill(mut self) -> Result<()> {
-        self.child.kill().await?;
+        if !self.is_gone()? {
+            self.child.kill().await?;
+        }
         Ok(())
+    }
+
+    pub fn is_gone(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Whether it says that it takes requests of every kind.
+    pub async fn is_ready(&self, launch: &Launch) -> Result<bool> {
+        Ok(get(self.admin, &launch.ready_path).await?.0 == 200)
     }
 
     /// Ends it as an operator would, and demands success.

@@ -1,6 +1,7 @@
 //! The image builder against a toy program that runs under the recorder.
 
 use crate::Result;
+use crate::control::{ALL, Control, Fault, page};
 use crate::disk::Disk;
 use crate::image;
 use crate::trace::Trace;
@@ -42,6 +43,30 @@ fn run(scenario: &str, drop: &str) -> Run {
     assert!(status.success());
     let trace = Trace::read(&home.path().join("log")).expect("a log");
     Run { home, trace }
+}
+
+/// Runs a toy under a fault at one event: what the control saw, whether the toy came to its end, and its file.
+fn controlled(scenario: &str, action: u64, kinds: u64, at: u64) -> Result<(Control, bool, Vec<u8>)> {
+    let home = tempfile::tempdir()?;
+    let data = home.path().join("data");
+    std::fs::create_dir(&data)?;
+    let control = Control::create(&home.path().join("control"))?;
+    let errno = 5;
+    control.arm(Fault { action, kinds, errno }, at)?;
+    let status = Command::new(std::env::current_exe()?)
+        .args(["tests::toy", "--exact", "--test-threads=1"])
+        .env("TOY_SCENARIO", scenario)
+        .env("LD_PRELOAD", library())
+        .env("SYNCTRACE_DIR", &data)
+        .env("SYNCTRACE_CONTROL", &control.path)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()?;
+    Ok((
+        control,
+        status.success(),
+        std::fs::read(data.join("a")).unwrap_or_default(),
+    ))
 }
 
 impl Run {
@@ -93,6 +118,12 @@ fn toy() {
             std::fs::remove_file(data.join("b")).expect("a removal");
         }
         "overwrite" => overwrite(&file, &directory()),
+        "again" => {
+            overwrite(&file, &directory());
+            // A program that forgets the failure and asks again.
+            assert!(file.sync_data().is_err());
+            file.sync_data().expect("a sync");
+        }
         "copy" => {
             std::fs::create_dir(data.join("sub")).expect("a directory");
             std::fs::copy(data.join("a"), data.join("sub/c")).expect("a copy");
@@ -187,5 +218,43 @@ fn a_replay_with_nothing_lost_equals_the_directory() -> Result<()> {
         let found = image::difference(&run.disk(), &run.trace, &target)?;
         assert_eq!(found, None, "{scenario}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_fault_befalls_the_event_that_was_chosen() -> Result<()> {
+    let whole = vec![7; 20_000];
+    // Make, write, sync, sync the directory.
+    let (control, ended, found) = controlled("both", page::KILL_BEFORE, ALL, 5)?;
+    assert_eq!((control.count()?, control.fired()?, ended), (4, None, true));
+    assert_eq!(found, whole);
+    for (action, at, bytes) in [
+        (page::KILL_BEFORE, 2, 0),
+        (page::KILL_HALFWAY, 2, 12_288),
+        (page::KILL_AFTER, 2, 20_000),
+        (page::KILL_BEFORE, 3, 20_000),
+        (page::FAIL, 2, 0),
+    ] {
+        let (control, ended, found) = controlled("both", action, ALL, at)?;
+        let fired = control.fired()?.ok_or("no fault")?;
+        let kind = if at == 2 { page::WRITE } else { page::SYNC };
+        assert_eq!((fired.path.as_str(), fired.kind, ended), ("a", kind, false));
+        assert_eq!(found.len(), bytes, "action {action} at event {at}");
+    }
+    let (control, ended, found) = controlled("both", page::SHORTEN, page::WRITE, 1)?;
+    assert_eq!((control.count()?, ended, found), (2, true, whole));
+    Ok(())
+}
+
+#[test]
+fn a_failed_sync_loses_what_was_written_since_the_last_one() -> Result<()> {
+    let (control, ended, found) = controlled("file", page::FAIL, page::SYNC, 1)?;
+    assert_eq!((ended, found, control.afterwards()?), (false, vec![0; 20_000], 0));
+    // The first sync holds; a later one that fails takes only what came between.
+    let (control, ended, found) = controlled("again", page::FAIL, page::SYNC, 2)?;
+    let lost = |at: usize| (4096..12_288).contains(&at);
+    let expected: Vec<u8> = (0..20_000).map(|at| if lost(at) { 0 } else { 7 }).collect();
+    assert_eq!((ended, control.afterwards()?), (true, 1));
+    assert!(found == expected);
     Ok(())
 }
