@@ -102,13 +102,22 @@ impl Case {
             wait_for_death(site).await?;
             return after_death(site, &ask, is_done, kind).await;
         }
-        self.after_failure(site, &ask, is_done, &fired).await?;
+        // The collector works behind the answer.
+        let may_succeed = self.at > seen.to_answer;
+        self.after_failure(site, &ask, is_done, may_succeed, &fired).await?;
         restart(site).await?;
         site.verify().await
     }
 
     /// The gateway lives, and an operation of its has failed.
-    async fn after_failure(&self, site: &mut Site, ask: &Ask, is_done: bool, fired: &Fired) -> Result<()> {
+    async fn after_failure(
+        &self,
+        site: &mut Site,
+        ask: &Ask,
+        is_done: bool,
+        may_succeed: bool,
+        fired: &Fired,
+    ) -> Result<()> {
         let action = self.pass.fault.action;
         if site.is_gone()? {
             return Err("the gateway ended".into());
@@ -116,9 +125,9 @@ impl Case {
         if action == page::SHORTEN && !is_done {
             return Err("a short write failed the request".into());
         }
-        // What a directory loses is not simulated; packs are written before the answer only.
+        // What a directory loses is not simulated; the request's packs are written before its answer.
         let is_for_good = action == page::FAIL_ON && fired.path.ends_with(".pack");
-        if is_done && (fired.kind == page::SYNC_DIRECTORY || is_for_good) {
+        if is_done && !may_succeed && (fired.kind == page::SYNC_DIRECTORY || is_for_good) {
             return Err("answered with success".into());
         }
         let poisons = fired.is_poisonous() && action != page::SHORTEN && self.pass.fault.errno != 0;
