@@ -31,6 +31,7 @@ fn open(dir: &TempDir) -> PackSet {
         ids,
         BufferPool::new(0),
         &prometheus::Registry::new(),
+        &super::fuzz::Rows::default(),
     )
     .unwrap()
 }

@@ -1,5 +1,7 @@
 //! The pack set: the way in for everyone above.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,13 +15,13 @@ use crate::chunk::pack::batch::{APPEND_BYTES_MAX, Append, Record};
 use crate::chunk::pack::format::PACK_RECORDS_MAX;
 use crate::chunk::pack::metrics::PackMetrics;
 use crate::chunk::pack::reader;
-use crate::chunk::pack::recovery;
-use crate::chunk::pack::scan::{Scan, read_trailer, scan};
+use crate::chunk::pack::recovery::{self, Opened};
+use crate::chunk::pack::scan::{Scan, read_end, scan};
 use crate::chunk::pack::shared::{Job, Pack, Shared};
 use crate::chunk::pack::syncer::Syncer;
 use crate::chunk::pack::{
-    AppendError, CopyError, Entry, Extent, Location, NewRecord, OpenError, PackInfo, PackOptions, PackState, ReadError,
-    Recovered,
+    AppendError, Claims, CopyError, Entry, Extent, Location, NewRecord, OpenError, PackInfo, PackOptions, PackState,
+    ReadError, Recovered, RecoveredKind,
 };
 use crate::chunk::pool::BufferPool;
 use crate::ids::{ChunkId, IdSource, PackId};
@@ -34,26 +36,27 @@ pub struct PackSet {
 
 impl PackSet {
     /// Opens the packs below `dir`, which is made if it is not there. Blocks. Never appends to a pack of an earlier
-    /// process.
+    /// process, and drops nothing of one that `claims` says was durable.
     pub fn open(
         dir: &Path,
         options: PackOptions,
         ids: Arc<IdSource>,
         pool: BufferPool,
         registry: &prometheus::Registry,
+        claims: &dyn Claims,
     ) -> Result<Self, OpenError> {
         let metrics = PackMetrics::new(registry)?;
-        let (found, recovered) = recovery::open_all(dir, options.direct)?;
+        let (found, recovered) = recovery::open_all(dir, options.direct, claims)?;
         for repair in &recovered {
-            tracing::warn!(pack = %repair.pack, kind = ?repair.kind, records = repair.records, dropped = repair.dropped,
-                "a pack was not sealed");
+            tell(repair, &metrics);
         }
         let shared = Arc::new(Shared::new(dir, options, ids, pool, metrics));
-        shared.packs.write().extend(
-            found
-                .into_iter()
-                .map(|info| (info.id, Arc::new(Pack::new(info.id, info.state, info.bytes)))),
-        );
+        let pack = |Opened { info, entries }: Opened| {
+            let pack = Pack::new(info.id, info.state, info.bytes);
+            pack.status.lock().entries = entries;
+            (info.id, Arc::new(pack))
+        };
+        shared.packs.write().extend(found.into_iter().map(pack));
         let mut set = Self {
             shared,
             syncers: Vec::new(),
@@ -142,6 +145,24 @@ impl PackSet {
             .map_err(failed)
     }
 
+    /// Whether the pack is there and was not found damaged.
+    pub fn is_whole(&self, id: PackId) -> bool {
+        let pack = self.shared.pack(id);
+        pack.is_some_and(|pack| pack.status.lock().state != PackState::Damaged)
+    }
+
+    /// How far each pack's bytes reach now: those that are durable, or, where nothing is appended any more, the file's
+    /// length. A pack whose file is not to be found is left out.
+    pub async fn lengths(&self) -> BTreeMap<PackId, u64> {
+        let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
+        let length = move |info: PackInfo| {
+            let length = fs::metadata(shared.path(info.id)).ok()?.len();
+            Some((info.id, length.min(info.bytes)))
+        };
+        let ask = move || packs.into_iter().filter_map(length).collect();
+        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+    }
+
     /// All packs, by id.
     pub fn packs(&self) -> Vec<PackInfo> {
         self.shared.packs.read().values().map(|pack| pack.info()).collect()
@@ -201,6 +222,33 @@ impl Drop for PackSet {
     }
 }
 
+/// Chunks that one line of the log names.
+const CHUNKS_TOLD_MAX: usize = 16;
+
+fn tell(repair: &Recovered, metrics: &PackMetrics) {
+    let (pack, records, dropped) = (&repair.pack, repair.records, repair.dropped);
+    match repair.kind {
+        RecoveredKind::Sealed | RecoveredKind::Removed => {
+            tracing::warn!(%pack, kind = ?repair.kind, records, dropped, "a pack was not sealed");
+        }
+        RecoveredKind::FooterRebuilt => {
+            metrics.damaged.inc();
+            tracing::error!(%pack, records, "a pack's footer was damaged; no record is lost, and it is written anew");
+        }
+        RecoveredKind::Damaged => {
+            metrics.damaged.inc();
+            let chunks: Vec<String> = repair
+                .damaged
+                .iter()
+                .take(CHUNKS_TOLD_MAX)
+                .map(ToString::to_string)
+                .collect();
+            tracing::error!(%pack, records, lost_bytes = repair.lost_bytes, damaged = repair.damaged.len(), chunks = chunks.join(" "),
+                "a pack is damaged: it lacks records that were durable; its file is left as it is");
+        }
+    }
+}
+
 fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
     fail::fail_point!("pack-delete", |_| Err(io::Error::other("injected delete failure")));
     remove_file_synced(&shared.path(id))?;
@@ -213,7 +261,7 @@ fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
 /// The footer's entries, or those of a scan when the footer is not what was sealed.
 fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     let file = shared.handle(id)?;
-    let trailer = read_trailer(&file, id)?;
+    let trailer = read_end(&file, id)?.trailer();
     if let Some(trailer) = &trailer {
         let mut table = vec![0; trailer.table_bytes()];
         let count = file.read_at(&mut table, trailer.table_offset)?;
