@@ -169,11 +169,11 @@ pub fn create_dir_synced(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file, durably. One that is not there is removed already.
-pub fn remove_file_synced(path: &Path) -> io::Result<()> {
+/// Removes a file. One that is not there is removed already. Not durable: a power cut may bring it back.
+pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => path.parent().map_or(Ok(()), sync_dir),
+        _ => Ok(()),
     }
 }
 

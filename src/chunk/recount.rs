@@ -31,6 +31,8 @@ pub enum Difference {
     Absent { row: String, needs: String },
     #[error("rows point to {expected} bytes of pack {pack}; it has {found}")]
     Short { pack: PackId, found: u64, expected: u64 },
+    #[error("the footer of pack {pack} is damaged")]
+    Footer { pack: PackId },
     #[error("pack {pack} lacks records that rows point to")]
     Damaged { pack: PackId },
 }
@@ -114,8 +116,8 @@ impl ChunkStore {
         Ok(recount)
     }
 
-    /// Holds the files of the packs against the rows that point into them: whether they are there and long enough. What
-    /// is inside is for those who read it, but for what opening found.
+    /// Holds the files of the packs against the rows that point into them: whether they are there and long enough, and
+    /// have their footer. Records are for those who read them, but for what opening found.
     async fn compare_files(&self, recount: &mut Recount) {
         let lengths = self.packs.lengths().await;
         for (pack, expected) in std::mem::take(&mut recount.reaches) {
@@ -123,6 +125,9 @@ impl ChunkStore {
             if found < expected {
                 recount.note(Difference::Short { pack, found, expected });
             }
+        }
+        for pack in self.packs.damaged_footers().await {
+            recount.note(Difference::Footer { pack });
         }
         for pack in self.troubles.of(Trouble::Damaged) {
             if recount.tally.live_bytes.contains_key(&pack) {

@@ -11,14 +11,17 @@ use std::str::FromStr;
 
 use rustix::io::Errno;
 
-use crate::blob::local::{AppendFile, ReadFile, create_dir_synced, remove_file_synced};
-use crate::chunk::pack::batch::Staging;
-use crate::chunk::pack::format::{aligned, footer};
+use crate::blob::local::{AppendFile, ReadFile, create_dir_synced, remove_file};
+use crate::chunk::pack::batch::{Staging, write_footer};
 use crate::chunk::pack::salvage::{SalvageError, Salvaged, claimed_bytes, salvage};
 use crate::chunk::pack::scan::{End, Scan, read_end, scan};
 use crate::chunk::pack::shared::path_in;
 use crate::chunk::pack::{Claims, Entry, OpenError, PackInfo, PackState, Recovered, RecoveredKind};
 use crate::ids::PackId;
+use crate::limits::MIB;
+
+/// Bytes of one write of a footer.
+const STAGING_BYTES: usize = MIB;
 
 /// A pack that is there.
 #[derive(Debug, PartialEq, Eq)]
@@ -127,10 +130,11 @@ fn open_one(path: &Path, id: PackId, direct: bool, claims: &dyn Claims) -> Resul
         lost_bytes: 0,
     };
     if found.entries.is_empty() {
-        remove_file_synced(path)?;
+        remove_file(path)?;
         return Ok((None, Some(report(RecoveredKind::Removed))));
     }
-    let bytes = write_footer(path, id, direct, &found)?;
+    let (mut staging, file) = (Staging::new(STAGING_BYTES), AppendFile::open(path, direct)?);
+    let bytes = write_footer(&mut staging, &file, id, found.end, &found.entries)?;
     let kind = if let End::Damaged = end {
         RecoveredKind::FooterRebuilt
     } else {
@@ -149,19 +153,6 @@ fn sealed(id: PackId, bytes: u64) -> Opened {
         info,
         entries: Vec::new(),
     }
-}
-
-/// Writes the footer behind the last frame and cuts the file. Returns its length.
-fn write_footer(path: &Path, id: PackId, direct: bool, found: &Scan) -> io::Result<u64> {
-    let footer = footer(id, found.end, &found.entries);
-    let bytes = aligned(found.end + footer.len() as u64);
-    let file = AppendFile::open(path, direct)?;
-    let mut staging = Staging::new(footer.len());
-    let mut writer = staging.begin(&file, found.end);
-    writer.put(&footer)?;
-    writer.finish()?;
-    file.truncate_and_sync(bytes)?;
-    Ok(bytes)
 }
 
 /// A pack of which the index needs more than is whole. Its file stays as it is.

@@ -10,9 +10,9 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::blob::local::remove_file_synced;
+use crate::blob::local::{ReadFile, remove_file};
 use crate::chunk::pack::batch::{APPEND_BYTES_MAX, Append, Record};
-use crate::chunk::pack::format::PACK_RECORDS_MAX;
+use crate::chunk::pack::format::{PACK_RECORDS_MAX, Trailer};
 use crate::chunk::pack::metrics::PackMetrics;
 use crate::chunk::pack::reader;
 use crate::chunk::pack::recovery::{self, Opened};
@@ -163,6 +163,20 @@ impl PackSet {
         tokio::task::spawn_blocking(ask).await.unwrap_or_default()
     }
 
+    /// The sealed packs whose footer is not the one that was written, or cannot be read. Reads all footers.
+    pub async fn damaged_footers(&self) -> Vec<PackId> {
+        let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
+        let is_damaged = move |info: &PackInfo| {
+            let read = || {
+                let file = ReadFile::open(&shared.path(info.id), false)?;
+                read_table(&file, read_end(&file, info.id)?.trailer().as_ref())
+            };
+            info.state == PackState::Sealed && !matches!(read(), Ok(Some(_)))
+        };
+        let ask = move || packs.into_iter().filter(is_damaged).map(|info| info.id).collect();
+        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+    }
+
     /// All packs, by id.
     pub fn packs(&self) -> Vec<PackInfo> {
         self.shared.packs.read().values().map(|pack| pack.info()).collect()
@@ -182,8 +196,8 @@ impl PackSet {
         Ok(())
     }
 
-    /// Waits out the readers of a sealed or poisoned pack and removes it, durably. A pack that does not exist is
-    /// removed already; an open one is refused.
+    /// Waits out the readers of a sealed or poisoned pack and removes it. A pack that does not exist is removed already;
+    /// an open one is refused. Not synced: a file that a power cut brings back is one that no row points to.
     pub async fn delete(&self, id: PackId) -> Result<(), ReadError> {
         let Some(pack) = self.shared.pack(id) else {
             return Ok(());
@@ -251,7 +265,7 @@ fn tell(repair: &Recovered, metrics: &PackMetrics) {
 
 fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
     fail::fail_point!("pack-delete", |_| Err(io::Error::other("injected delete failure")));
-    remove_file_synced(&shared.path(id))?;
+    remove_file(&shared.path(id))?;
     fail::fail_point!("pack-deleted");
     shared.handles.invalidate(&id);
     shared.packs.write().remove(&id);
@@ -262,12 +276,8 @@ fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
 fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     let file = shared.handle(id)?;
     let trailer = read_end(&file, id)?.trailer();
-    if let Some(trailer) = &trailer {
-        let mut table = vec![0; trailer.table_bytes()];
-        let count = file.read_at(&mut table, trailer.table_offset)?;
-        if let Some(entries) = table.get(..count).and_then(|table| trailer.entries(table)) {
-            return Ok(entries);
-        }
+    if let Some(entries) = read_table(&file, trailer.as_ref())? {
+        return Ok(entries);
     }
     shared.metrics.damaged.inc();
     let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
@@ -277,4 +287,12 @@ fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     tracing::error!(pack = %id, records = entries.len(), dropped, "a footer is damaged; its records come from a scan");
     entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
     Ok(entries)
+}
+
+/// The entries of the table that `trailer` vouches for; `None` when it is not the one.
+fn read_table(file: &ReadFile, trailer: Option<&Trailer>) -> io::Result<Option<Vec<Entry>>> {
+    let Some(trailer) = trailer else { return Ok(None) };
+    let mut table = vec![0; trailer.table_bytes()];
+    let count = file.read_at(&mut table, trailer.table_offset)?;
+    Ok(table.get(..count).and_then(|table| trailer.entries(table)))
 }
