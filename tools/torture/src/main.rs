@@ -9,6 +9,7 @@ mod history;
 mod http;
 mod image;
 mod kill;
+mod omit;
 mod pages;
 mod server;
 #[cfg(test)]
