@@ -36,6 +36,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether reads and writes can be served; the error says why not.
     fn health(&self) -> Result<(), String>;
 
+    /// What is wrong although requests are served: some data cannot be read.
+    fn degraded(&self) -> Option<String>;
+
     async fn usage(&self) -> Result<UsageReport, String>;
 
     /// Reads every row and compares: takes as long as the store is large.
@@ -129,7 +132,10 @@ impl Admin {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
         }
         match self.backend.health() {
-            Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+            Ok(()) => match self.backend.degraded() {
+                None => text(StatusCode::OK, "ready\n".to_owned()),
+                Some(what) => text(StatusCode::OK, format!("ready, but degraded: {what}\n")),
+            },
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")),
         }
     }

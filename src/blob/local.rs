@@ -53,7 +53,7 @@ impl AppendFile {
     }
 
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        write_direct_or_not(&self.file, || self.file.write_all_at(bytes, offset))
     }
 
     /// Makes the bytes durable that were written before, and the length if it grew.
@@ -108,8 +108,33 @@ impl ReadFile {
 
     /// As `read_at`, around the page cache where that is possible; `into` and `offset` are aligned.
     pub fn read_direct_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        read_full(self.direct.as_ref().unwrap_or(&self.buffered), into, offset)
+        let direct = self.direct.as_ref().map(|direct| read_full(direct, into, offset));
+        match direct {
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => read_full(&self.buffered, into, offset),
+            Some(read) => read,
+            None => read_full(&self.buffered, into, offset),
+        }
     }
+}
+
+/// Does a write of `file`, and once more if direct I/O is refused: some file systems take the flag and then refuse the
+/// write, or want larger blocks than ours. Then the file is written through the page cache from now on; the next sync
+/// covers both kinds.
+pub fn write_direct_or_not(file: &File, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match write() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput && leave_direct(file)? => write(),
+        done => done,
+    }
+}
+
+/// Turns direct I/O off; `false` when it was off.
+fn leave_direct(file: &File) -> io::Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    let was_direct = flags.contains(OFlags::DIRECT);
+    if was_direct {
+        rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?;
+    }
+    Ok(was_direct)
 }
 
 fn open_direct(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
@@ -144,10 +169,48 @@ pub fn create_dir_synced(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file, durably. One that is not there is removed already.
-pub fn remove_file_synced(path: &Path) -> io::Result<()> {
+/// Removes a file. One that is not there is removed already. Not durable: a power cut may bring it back.
+pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => path.parent().map_or(Ok(()), sync_dir),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory that is not aligned is refused by file systems that take the flag, as block sizes larger than ours are.
+    #[test]
+    fn a_write_that_direct_io_refuses_goes_through_the_page_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let bytes: Vec<u8> = (0..ALIGNMENT + 1).map(|at| at as u8).collect();
+        let file = AppendFile::create(&path, true, 3 * ALIGNMENT as u64).unwrap();
+        for page in 0..3 {
+            file.write_all_at(&bytes[1..], page * ALIGNMENT as u64).unwrap();
+        }
+        file.sync_data().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), bytes[1..].repeat(3));
+        let file = ReadFile::open(&path, true).unwrap();
+        let mut read = vec![0; ALIGNMENT + 1];
+        assert_eq!(
+            file.read_direct_at(&mut read[1..], ALIGNMENT as u64).unwrap(),
+            ALIGNMENT
+        );
+        assert_eq!(read[1..], bytes[1..]);
+    }
+
+    #[test]
+    fn only_direct_io_is_left_for_the_page_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, [0; ALIGNMENT]).unwrap();
+        let buffered = OpenOptions::new().write(true).open(&path).unwrap();
+        assert!(!leave_direct(&buffered).unwrap());
+        if let Ok(direct) = open_direct(OpenOptions::new().write(true), &path) {
+            assert!(leave_direct(&direct).unwrap() && !leave_direct(&direct).unwrap());
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::chunk::index::Known;
 use crate::chunk::pack::{PackInfo, PackState as FileState};
 use crate::chunk::recover::{forget, live_by_pack, live_bytes, pack_row, pack_rows};
 use crate::chunk::store::ChunkStore;
+use crate::chunk::trouble::Trouble;
 use crate::ids::PackId;
 use crate::kv::{Counter, Durability, Guard, Mutation};
 use crate::meta::key::{self, PackStatKind};
@@ -96,7 +97,8 @@ struct Dead {
 /// How a pack came out of a run.
 pub(super) enum Emptied {
     Yes,
-    Stuck,
+    /// It keeps a live record, for this reason.
+    Stuck(&'static str),
 }
 
 impl ChunkStore {
@@ -147,12 +149,38 @@ impl ChunkStore {
         for (pack, known) in pack_rows(&*self.kv).await? {
             if known.row.state != PackState::Active {
                 tried.insert(pack);
-                self.collect_pack(pack, &mut report).await?;
+                self.try_pack(pack, &mut report).await?;
             }
         }
         self.collect_worst(&mut tried, &mut report).await?;
         self.metrics.stuck_packs.set(report.stuck.len() as i64);
+        if !self.troubles.is_empty() {
+            self.troubles.retain(&live_by_pack(&*self.kv).await?, &report.stuck);
+            let lost = [Trouble::Missing, Trouble::Damaged].map(|trouble| self.troubles.of(trouble).len());
+            self.metrics.lost_packs.set(lost.iter().sum::<usize>() as i64);
+        }
         Ok(report)
+    }
+
+    /// Empties and deletes one pack if that can be done. One that is stuck stays as it is, and the others go on.
+    async fn try_pack(&self, pack: PackId, report: &mut CollectReport) -> Result<(), CollectError> {
+        let live = live_bytes(&*self.kv, pack).await?;
+        if self.troubles.rests(pack, live, self.clock.now()) {
+            report.stuck.push(pack);
+            return Ok(());
+        }
+        let why = match self.collect_pack(pack, report).await {
+            Ok(Emptied::Yes) => return Ok(()),
+            Ok(Emptied::Stuck(reason)) => reason.to_owned(),
+            Err(error) if error.is_of_pack() => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        report.stuck.push(pack);
+        let live = live_bytes(&*self.kv, pack).await?;
+        if self.troubles.stuck(pack, live, self.clock.now()) {
+            tracing::error!(%pack, live, why, "a pack cannot be emptied: it is kept");
+        }
+        Ok(())
     }
 
     /// Empties the packs with the most dead bytes until little enough is dead.
@@ -181,7 +209,7 @@ impl ChunkStore {
                     return Ok(());
                 }
                 tried.insert(info.id);
-                self.collect_pack(info.id, report).await?;
+                self.try_pack(info.id, report).await?;
                 excess = excess.saturating_sub(bytes);
             }
         }
@@ -212,9 +240,9 @@ impl ChunkStore {
     }
 
     /// Empties and deletes one pack, from wherever it stands.
-    async fn collect_pack(&self, pack: PackId, report: &mut CollectReport) -> Result<(), CollectError> {
+    async fn collect_pack(&self, pack: PackId, report: &mut CollectReport) -> Result<Emptied, CollectError> {
         let Some(mut known) = pack_row(&*self.kv, pack).await? else {
-            return Ok(());
+            return Ok(Emptied::Yes);
         };
         let bytes = self
             .packs
@@ -231,9 +259,8 @@ impl ChunkStore {
         if known.row.state == PackState::Evacuating {
             // A pack of an interrupted run is not in the table of this process.
             self.table.close(pack);
-            if let Emptied::Stuck = self.evacuate(pack, report).await? {
-                report.stuck.push(pack);
-                return Ok(());
+            if let stuck @ Emptied::Stuck(_) = self.evacuate(pack, report).await? {
+                return Ok(stuck);
             }
             let mut mutation = Mutation::new();
             let counter = key::pack_stat(pack, PackStatKind::Live);
@@ -246,9 +273,9 @@ impl ChunkStore {
                 None => Guard::Absent { key: counter },
             });
             if live_bytes(&*self.kv, pack).await? != 0 {
-                tracing::error!(%pack, "a pack with no live record counts live bytes: it is kept");
-                report.stuck.push(pack);
-                return Ok(());
+                return Ok(Emptied::Stuck(
+                    "it has no live record that is known, and its counter says live bytes",
+                ));
             }
             known = self.mark(pack, known, PackState::Condemned, mutation).await?;
         }
@@ -258,7 +285,7 @@ impl ChunkStore {
         report.bytes_deleted += bytes;
         self.metrics.collected_packs.inc();
         self.metrics.collected_bytes.inc_by(bytes);
-        Ok(())
+        Ok(Emptied::Yes)
     }
 
     async fn mark(

@@ -100,6 +100,13 @@ pub enum CollectError {
     Copy(ChunkId),
 }
 
+impl CollectError {
+    /// Whether only the pack in hand is to blame, so that others can be emptied.
+    pub fn is_of_pack(&self) -> bool {
+        matches!(self, Self::Read(_) | Self::Copy(_))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]

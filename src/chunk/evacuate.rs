@@ -37,7 +37,7 @@ impl ChunkStore {
         }
         for entries in entries.chunks(STEP_RECORDS) {
             if !self.live(pack, entries).await?.is_empty() {
-                return Ok(Emptied::Stuck);
+                return Ok(Emptied::Stuck("a live record in it does not read back"));
             }
         }
         Ok(Emptied::Yes)
@@ -67,27 +67,41 @@ impl ChunkStore {
     /// Moves an extent; record by record if one of them does not read. Returns the bytes moved.
     async fn move_extent(&self, pack: PackId, extent: Extent) -> Result<u64, CollectError> {
         let records = extent.records().to_vec();
-        match self.packs.copy(extent).await {
-            Ok(locations) => return self.swing(pack, &records, locations).await,
-            Err(CopyError::Append(error)) => return Err(error.into()),
-            Err(CopyError::Read(error @ (PackError::Io { .. } | PackError::NotFound(_)))) => return Err(error.into()),
-            Err(CopyError::Read(_)) => {}
+        match self.copy(pack, &records, extent).await {
+            Err(CollectError::Read(PackError::NotFound(id))) => return Err(PackError::NotFound(id).into()),
+            Err(error) if error.is_of_pack() && records.len() > 1 => {}
+            Err(error) if error.is_of_pack() => return self.left_behind(pack, &records, &error).await,
+            moved => return moved,
         }
         let mut moved = 0;
         for wanted in records {
-            match self.packs.copy(Extent::new(wanted)).await {
-                Ok(locations) => moved += self.swing(pack, &[wanted], locations).await?,
-                Err(CopyError::Append(error)) => return Err(error.into()),
-                Err(CopyError::Read(error @ (PackError::Io { .. } | PackError::NotFound(_)))) => {
-                    return Err(error.into());
-                }
-                Err(CopyError::Read(error)) => {
-                    tracing::error!(chunk = %wanted.id, %error, "a live record does not read back: its pack is kept");
-                    self.note(pack, &wanted).await?;
-                }
+            match self.copy(pack, &[wanted], Extent::new(wanted)).await {
+                Err(error) if error.is_of_pack() => moved += self.left_behind(pack, &[wanted], &error).await?,
+                copied => moved += copied?,
             }
         }
         Ok(moved)
+    }
+
+    async fn copy(&self, pack: PackId, records: &[Wanted], extent: Extent) -> Result<u64, CollectError> {
+        let locations = self.packs.copy(extent).await.map_err(|error| match error {
+            CopyError::Append(error) => CollectError::from(error),
+            CopyError::Read(error) => error.into(),
+        })?;
+        self.swing(pack, records, locations).await
+    }
+
+    /// Notes the damage of records that stay where they are. What the disk did not give may be whole, and is not noted.
+    async fn left_behind(&self, pack: PackId, records: &[Wanted], error: &CollectError) -> Result<u64, CollectError> {
+        for wanted in records {
+            if let CollectError::Read(PackError::Io { .. }) = error {
+                tracing::debug!(chunk = %wanted.id, %error, "a live record cannot be read now");
+            } else {
+                tracing::error!(chunk = %wanted.id, %error, "a live record does not read back: its pack is kept");
+                self.note(pack, wanted).await?;
+            }
+        }
+        Ok(0)
     }
 
     async fn note(&self, pack: PackId, wanted: &Wanted) -> Result<(), CollectError> {

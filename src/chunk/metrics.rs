@@ -31,6 +31,8 @@ pub(super) struct ChunkMetrics {
     pub collect_errors: IntCounter,
     /// Packs that cannot be emptied: a live record in them is damaged, or a counter does not fit.
     pub stuck_packs: IntGauge,
+    /// Packs that are missing or damaged and that rows point to.
+    pub lost_packs: IntGauge,
 }
 
 impl ChunkMetrics {
@@ -40,8 +42,11 @@ impl ChunkMetrics {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
-        let stuck_packs = IntGauge::new("cairn_chunk_stuck_packs", "Packs that the collector cannot empty")?;
-        registry.register(Box::new(stuck_packs.clone()))?;
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(format!("cairn_chunk_{name}"), help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
         Ok(Self {
             written_bytes: counter("written_bytes", "Plaintext bytes that uploads brought")?,
             unique_bytes: counter("unique_bytes", "Plaintext bytes of chunks that were new")?,
@@ -64,7 +69,11 @@ impl ChunkMetrics {
             collected_bytes: counter("collected_bytes", "Bytes of packs deleted by the collector")?,
             moved_bytes: counter("moved_bytes", "Record bytes moved by the collector")?,
             collect_errors: counter("collect_errors", "Runs of the collector that stopped early")?,
-            stuck_packs,
+            stuck_packs: gauge("stuck_packs", "Packs that the collector cannot empty")?,
+            lost_packs: gauge(
+                "lost_packs",
+                "Packs that are missing or damaged while chunks are stored in them",
+            )?,
         })
     }
 }

@@ -22,6 +22,7 @@ mod recover;
 mod session;
 mod store;
 mod stored;
+mod trouble;
 mod window;
 mod writer;
 

@@ -13,10 +13,11 @@ pub const HEADER_BYTES: usize = 128;
 /// Bytes of a record's plaintext; the largest chunk has half of it.
 pub const RECORD_RAW_BYTES_MAX: usize = 8 * MIB;
 
-const MAGIC: [u8; 4] = *b"CrnR";
+pub const MAGIC: [u8; 4] = *b"CrnR";
 const VERSION: u16 = 1;
 /// Where the header's own CRC32C lies; it covers everything before it.
 const CRC_OFFSET: usize = HEADER_BYTES - 4;
+const ID_OFFSET: usize = 24;
 
 /// The fields of a header that this version uses. Dictionary, key reference, nonce and tag are zero until there is a
 /// cipher; whoever sets them sets a required feature bit.
@@ -114,6 +115,11 @@ impl RecordHeader {
     }
 }
 
+/// The chunk that a header names, whether or not the rest of it is whole: a question for the index, not an answer.
+pub fn named_chunk(header: &[u8]) -> Option<ChunkId> {
+    header.get(ID_OFFSET..)?.first_chunk().map(|id| ChunkId(*id))
+}
+
 /// CRC32C, which catches what a disk or a cable does to bytes; the chunk's id is what proves them.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     // The algorithm's result has 32 bits.
@@ -163,6 +169,7 @@ mod tests {
         assert_eq!(bytes[96..108], [77, 0, 0, 0, 0, 0, 0, 0, 0x83, 0x92, 0x06, 0xE3]);
         assert_eq!(bytes[108..124], [0; 16]);
         assert_eq!(RecordHeader::decode(&bytes), Ok(header()));
+        assert_eq!(named_chunk(&bytes), Some(header().id));
     }
 
     #[test]

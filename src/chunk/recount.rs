@@ -8,7 +8,8 @@ use bytes::Bytes;
 use crate::chunk::error::MetaError;
 use crate::chunk::index::{self, after, page};
 use crate::chunk::store::{ChunkStore, counter};
-use crate::ids::{ChunkId, DataId, SegmentId};
+use crate::chunk::trouble::Trouble;
+use crate::ids::{ChunkId, DataId, PackId, SegmentId};
 use crate::kv::{Mutation, Row};
 use crate::limits::SCAN_ROWS_MAX;
 use crate::meta::chunk::ChunkRow;
@@ -28,6 +29,12 @@ pub enum Difference {
     Counter { counter: String, found: i64, expected: i64 },
     #[error("{row} needs {needs}, which is not there")]
     Absent { row: String, needs: String },
+    #[error("rows point to {expected} bytes of pack {pack}; it has {found}")]
+    Short { pack: PackId, found: u64, expected: u64 },
+    #[error("the footer of pack {pack} is damaged")]
+    Footer { pack: PackId },
+    #[error("pack {pack} lacks records that rows point to")]
+    Damaged { pack: PackId },
 }
 
 /// What a recount found. Exact while nothing is written.
@@ -40,6 +47,8 @@ pub struct Recount {
     pub differences: Vec<Difference>,
     /// All of them, those that are not listed too.
     pub differences_total: u64,
+    /// How far chunk rows say that each pack reaches.
+    reaches: BTreeMap<PackId, u64>,
 }
 
 impl Recount {
@@ -93,6 +102,7 @@ impl ChunkStore {
                 }
             }
         }
+        self.compare_files(&mut recount).await;
         for (name, key, expected) in self.expected(&recount.tally).await? {
             let found = self.counter(&key).await?;
             if found != expected {
@@ -104,6 +114,26 @@ impl ChunkStore {
             }
         }
         Ok(recount)
+    }
+
+    /// Holds the files of the packs against the rows that point into them: whether they are there and long enough, and
+    /// have their footer. Records are for those who read them, but for what opening found.
+    async fn compare_files(&self, recount: &mut Recount) {
+        let lengths = self.packs.lengths().await;
+        for (pack, expected) in std::mem::take(&mut recount.reaches) {
+            let found = lengths.get(&pack).copied().unwrap_or_default();
+            if found < expected {
+                recount.note(Difference::Short { pack, found, expected });
+            }
+        }
+        for pack in self.packs.damaged_footers().await {
+            recount.note(Difference::Footer { pack });
+        }
+        for pack in self.troubles.of(Trouble::Damaged) {
+            if recount.tally.live_bytes.contains_key(&pack) {
+                recount.note(Difference::Damaged { pack });
+            }
+        }
     }
 
     /// Sets the counters to what the rows say; returns how many differed. For a store at rest.
@@ -193,6 +223,9 @@ fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, Me
             let chunk = ChunkRow::decode(value)?;
             recount.chunks += 1;
             recount.tally.add(&chunk);
+            let end = u64::from(chunk.place.offset) + u64::from(chunk.place.stored_len);
+            let reach = recount.reaches.entry(chunk.place.pack).or_default();
+            *reach = end.max(*reach);
             vec![
                 Need::Any(key::chunk_refs(&ChunkId(hash(1)))),
                 Need::Key(key::pack(chunk.place.pack)),

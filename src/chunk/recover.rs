@@ -2,18 +2,22 @@
 //!
 //! A file without a row is from a process that died before its first window commit was durable; it gets a row, and its
 //! records count as dead. A row without a file is cleaned up only if nothing can point to it: absence of a file is
-//! never taken for an order to forget what it held.
+//! never taken for an order to forget what it held. Before that, the packs ask here what of an unsealed one was durable.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
 
 use crate::chunk::error::MetaError;
 use crate::chunk::index::{self, Known};
-use crate::chunk::pack::PackSet;
+use crate::chunk::pack::{Claims, ClaimsError, PackSet, RecoveredKind};
 use crate::chunk::store::counter;
 use crate::clock::Clock;
-use crate::ids::PackId;
-use crate::kv::{Kv, Mutation};
+use crate::ids::{ChunkId, PackId};
+use crate::kv::{CommitError, Kv, Mutation};
 use crate::limits::SCAN_ROWS_MAX;
+use crate::meta::chunk::ChunkRow;
 use crate::meta::key::{self, PackStatKind, Table};
 use crate::meta::pack::{PackRow, PackState};
 use crate::meta::record::Malformed;
@@ -29,6 +33,31 @@ pub struct RecoverReport {
     pub forgotten: Vec<PackId>,
     /// Rows with live chunks whose file is gone: data is lost. Kept, so that the loss shows.
     pub missing: Vec<PackId>,
+    /// Packs that lack records which rows point to, or that cannot be read. Kept as they are.
+    pub damaged: Vec<PackId>,
+}
+
+/// Asks the chunk rows and counters from the blocking thread that opens the packs.
+pub(super) struct RowClaims {
+    pub kv: Arc<dyn Kv>,
+    pub runtime: Handle,
+}
+
+impl Claims for RowClaims {
+    fn live_bytes(&self, pack: PackId) -> Result<u64, ClaimsError> {
+        let live = self.runtime.block_on(live_bytes(&*self.kv, pack))?;
+        Ok(live.max(0).unsigned_abs())
+    }
+
+    fn claimed(&self, pack: PackId, places: &[(ChunkId, u32)]) -> Result<Vec<Option<u32>>, ClaimsError> {
+        let ids: Vec<ChunkId> = places.iter().map(|(id, _)| *id).collect();
+        let rows = self.runtime.block_on(index::chunks(&*self.kv, &ids))?;
+        let claimed = places.iter().zip(rows).map(|((_, offset), known)| {
+            let place = known?.row.place;
+            (place.pack == pack && place.offset == *offset).then_some(place.stored_len)
+        });
+        Ok(claimed.collect())
+    }
 }
 
 pub(super) async fn recover(kv: &dyn Kv, packs: &PackSet, clock: &Clock) -> Result<RecoverReport, MetaError> {
@@ -54,7 +83,39 @@ pub(super) async fn recover(kv: &dyn Kv, packs: &PackSet, clock: &Clock) -> Resu
             report.missing.push(*id);
         }
     }
+    for repair in packs
+        .recovered()
+        .iter()
+        .filter(|repair| repair.kind == RecoveredKind::Damaged)
+    {
+        report.damaged.push(repair.pack);
+        for ids in repair.damaged.chunks(ROWS_PER_COMMIT) {
+            note_damage(kv, repair.pack, ids).await?;
+        }
+    }
     Ok(report)
+}
+
+/// Notes in the rows of these chunks that their records in `pack` do not read back.
+async fn note_damage(kv: &dyn Kv, pack: PackId, ids: &[ChunkId]) -> Result<(), MetaError> {
+    let mut mutation = Mutation::deferred();
+    for (id, known) in ids.iter().zip(index::chunks(kv, ids).await?) {
+        let Some(Known { row, version }) = known.filter(|known| known.row.place.pack == pack) else {
+            continue;
+        };
+        if !row.damaged {
+            mutation.unchanged(key::chunk(id), Some(version));
+            mutation.put(key::chunk(id), ChunkRow { damaged: true, ..row }.encode());
+        }
+    }
+    if mutation.effects.is_empty() {
+        return Ok(());
+    }
+    match kv.commit(mutation).await {
+        // A help, not a promise: a read makes the note again, and nothing new comes to rest on a damaged pack.
+        Ok(_) | Err(CommitError::Conflict { .. } | CommitError::Unavailable(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Removes the rows of a pack that nothing points to and whose file is gone.

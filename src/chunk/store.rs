@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use moka::sync::Cache;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::chunk::codec::{Codecs, Compression};
@@ -18,8 +19,9 @@ use crate::chunk::metrics::ChunkMetrics;
 use crate::chunk::pack::{PackOptions, PackSet};
 use crate::chunk::packs::PackTable;
 use crate::chunk::pool::BufferPool;
-use crate::chunk::recover::{self, RecoverReport};
+use crate::chunk::recover::{self, RecoverReport, RowClaims};
 use crate::chunk::session::Sessions;
+use crate::chunk::trouble::{Trouble, Troubles};
 use crate::clock::Clock;
 use crate::ids::{DataId, DomainId, IdSource, SegmentId};
 use crate::kv::{Counter, Kv};
@@ -92,6 +94,7 @@ pub struct ChunkStore {
     pub(super) collect: CollectOptions,
     /// Held by the one run of the collector, and by who needs the references to rest.
     pub(super) collecting: Mutex<()>,
+    pub(super) troubles: Troubles,
     pub(super) metrics: ChunkMetrics,
     recovered: RecoverReport,
 }
@@ -124,11 +127,23 @@ impl ChunkStore {
         let packs = {
             let (pool, ids, registry) = (pool.clone(), Arc::clone(&ids), registry.clone());
             let (dir, packs) = (options.packs_dir.clone(), options.packs.clone());
-            tokio::task::spawn_blocking(move || PackSet::open(&dir, packs, ids, pool, &registry))
+            let claims = RowClaims {
+                kv: Arc::clone(&kv),
+                runtime: Handle::current(),
+            };
+            tokio::task::spawn_blocking(move || PackSet::open(&dir, packs, ids, pool, &registry, &claims))
                 .await
                 .map_err(|_| OpenError::Stopped)??
         };
         let recovered = recover::recover(&*kv, &packs, &clock).await?;
+        let troubles = Troubles::default();
+        for (packs, trouble) in [
+            (&recovered.missing, Trouble::Missing),
+            (&recovered.damaged, Trouble::Damaged),
+        ] {
+            packs.iter().for_each(|pack| troubles.found(*pack, trouble));
+            metrics.lost_packs.add(packs.len() as i64);
+        }
         let md5 = Md5Lanes::start(options.md5_threads).map_err(OpenError::Threads)?;
         Ok(Arc::new(Self {
             table: PackTable::new(Arc::clone(&kv), clock.clone()),
@@ -151,6 +166,7 @@ impl ChunkStore {
             ids,
             collect: options.collect,
             collecting: Mutex::new(()),
+            troubles,
             metrics,
             recovered,
         }))
@@ -159,6 +175,25 @@ impl ChunkStore {
     /// What opening found.
     pub fn recovered(&self) -> &RecoverReport {
         &self.recovered
+    }
+
+    /// What is wrong with data that rows point to, for people; `None`: nothing that is known of.
+    pub fn degraded(&self) -> Option<String> {
+        let kinds = [
+            (Trouble::Missing, "missing"),
+            (Trouble::Damaged, "damaged"),
+            (Trouble::Stuck, "not to be emptied"),
+        ];
+        let told = kinds.into_iter().filter_map(|(trouble, name)| {
+            let packs = self.troubles.of(trouble);
+            let first = packs.first()?;
+            Some(match packs.len() {
+                1 => format!("pack {first} is {name}"),
+                count => format!("{count} packs are {name}, {first} the first"),
+            })
+        });
+        let told: Vec<String> = told.collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
     pub fn pool(&self) -> &BufferPool {

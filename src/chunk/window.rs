@@ -154,7 +154,9 @@ impl Window {
         for id in ids {
             state.rows.remove(id);
             if let Some(value) = values.next().flatten() {
-                let row = ChunkRow::decode(value.bytes)?;
+                let mut row = ChunkRow::decode(value.bytes)?;
+                // Nobody knows which records of a damaged pack are left: none of them is built upon.
+                row.damaged |= !self.store.packs.is_whole(row.place.pack);
                 state.rows.insert(
                     *id,
                     Known {

@@ -195,6 +195,10 @@ impl Backend for Stores {
         self.kv.health()
     }
 
+    fn degraded(&self) -> Option<String> {
+        self.chunks.degraded()
+    }
+
     async fn usage(&self) -> Result<UsageReport, String> {
         let buckets = self.bucket_usage().await.map_err(|error| error.to_string())?;
         let usage = self.chunks.usage().await.map_err(|error| error.to_string())?;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::blob::local::{ALIGNMENT, AppendFile};
 use crate::chunk::codec::Codec;
-use crate::chunk::pack::format::{FRAME_BYTES, Frame, aligned};
+use crate::chunk::pack::format::{FRAME_BYTES, Frame, TRAILER_BYTES, aligned, footer};
 use crate::chunk::pack::{AppendError, Entry, Location, NewRecord};
 use crate::chunk::pool::Block;
 use crate::chunk::record::{HEADER_BYTES, RECORD_RAW_BYTES_MAX, RecordHeader, crc32c};
@@ -171,6 +171,31 @@ impl StagedWriter<'_> {
         self.offset += mem::take(&mut self.staging.filled) as u64;
         Ok(())
     }
+}
+
+/// Writes the footer of a pack whose records end before `end` and cuts the file behind it. Returns the file's length.
+///
+/// The table is durable before the trailer is written, so that a trailer never vouches for a table that a power cut took.
+/// The trailer needs no sync: a start that finds none finds the same records by a scan.
+pub fn write_footer(
+    staging: &mut Staging,
+    file: &AppendFile,
+    pack: PackId,
+    end: u64,
+    entries: &[Entry],
+) -> io::Result<u64> {
+    let mut footer = footer(pack, end, entries);
+    let length = end + footer.len() as u64;
+    let last_page = footer.split_off(footer.len().saturating_sub(ALIGNMENT));
+    let mut writer = staging.begin(file, end);
+    writer.put(&footer)?;
+    writer.put(last_page.get(..ALIGNMENT - TRAILER_BYTES).unwrap_or_default())?;
+    writer.finish()?;
+    file.truncate_and_sync(length)?;
+    let mut writer = staging.begin(file, length - ALIGNMENT as u64);
+    writer.put(&last_page)?;
+    writer.finish()?;
+    Ok(length)
 }
 
 /// Lays `appends` out at `offset` of `pack` and returns a footer entry for each record, in order.

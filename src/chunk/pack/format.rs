@@ -21,6 +21,7 @@ const VERSION: u16 = 1;
 const FILE_MAGIC: [u8; 8] = *b"CairnPck";
 const FRAME_MAGIC: [u8; 4] = *b"CrnF";
 const TRAILER_MAGIC: [u8; 8] = *b"CairnEnd";
+const TRAILER_PACK_OFFSET: usize = 16;
 
 /// `bytes` rounded up to whole pages.
 pub fn aligned(bytes: u64) -> u64 {
@@ -161,6 +162,13 @@ impl Trailer {
             && records as usize <= PACK_RECORDS_MAX
             && end <= file_bytes;
         plausible.then_some(trailer)
+    }
+
+    /// Whether the last bytes of a file were once a trailer of `pack`: the one is magic, the other cannot be there by
+    /// accident. A trailer lies in one sector, so that a torn one is not there at all.
+    pub fn resembles(bytes: &[u8], pack: PackId) -> bool {
+        let has = |at: usize, wanted: &[u8]| bytes.get(at..at + wanted.len()) == Some(wanted);
+        has(0, &TRAILER_MAGIC) || has(TRAILER_PACK_OFFSET, &pack.0)
     }
 
     pub fn table_bytes(&self) -> usize {

@@ -8,9 +8,9 @@ use super::format::{
     footer,
 };
 use super::recovery::open_all;
-use super::scan::{read_trailer, scan};
+use super::scan::{read_end, scan};
 use super::shared::path_in;
-use super::{Entry, Location, PackInfo, RecoveredKind};
+use super::{Claims, ClaimsError, Entry, Location, PackInfo, PackState, RecoveredKind};
 use crate::blob::local::{ALIGNMENT, ReadFile};
 use crate::chunk::codec::Codec;
 use crate::chunk::record::{HEADER_BYTES, RecordHeader, crc32c};
@@ -18,6 +18,26 @@ use crate::ids::{ChunkId, DomainId, PackId};
 use crate::script::Script;
 
 const PACK: PackId = PackId([7; 16]);
+
+/// An index that points to these records.
+#[derive(Default)]
+pub(super) struct Rows(pub Vec<(ChunkId, Location)>);
+
+impl Claims for Rows {
+    fn live_bytes(&self, pack: PackId) -> Result<u64, ClaimsError> {
+        let rows = self.0.iter().filter(|(_, row)| row.pack == pack);
+        Ok(rows.map(|(_, row)| u64::from(row.stored_len)).sum())
+    }
+
+    fn claimed(&self, pack: PackId, places: &[(ChunkId, u32)]) -> Result<Vec<Option<u32>>, ClaimsError> {
+        let row = |(id, offset): &(ChunkId, u32)| {
+            let mut rows = self.0.iter();
+            let row = rows.find(|(of, row)| of == id && row.pack == pack && row.offset == *offset);
+            row.map(|(_, row)| row.stored_len)
+        };
+        Ok(places.iter().map(row).collect())
+    }
+}
 
 /// Bytes as frames and footers, a file of sealed structures with any fields, and a pack that was written and damaged.
 pub(crate) fn pack(data: &[u8]) {
@@ -97,7 +117,7 @@ fn sealed_with_any_fields(mut script: Script<'_>) {
             file.truncate(file.len() - usize::from(script.u8()));
         }
     }
-    opens(&file);
+    opens(&file, &Rows::default());
 }
 
 fn entry(script: &mut Script<'_>, order: u32) -> Entry {
@@ -147,8 +167,9 @@ fn batch(script: &mut Script<'_>, file: &mut Vec<u8>) {
 }
 
 /// The file as a start finds it. Afterwards it is sealed or gone, a second start changes nothing, and every record that
-/// the new footer names is whole. Returns them, if the footer is new.
-fn opens(bytes: &[u8]) -> Option<Vec<Entry>> {
+/// the new footer names is whole; or the index points to what is not whole, and no byte is changed. Returns the records,
+/// if the footer is new or there is none.
+fn opens(bytes: &[u8], rows: &Rows) -> Option<Vec<Entry>> {
     let dir = ok(tempfile::tempdir());
     let path = path_in(dir.path(), PACK);
     ok(fs::create_dir_all(path.parent().unwrap_or(dir.path())));
@@ -156,9 +177,25 @@ fn opens(bytes: &[u8]) -> Option<Vec<Entry>> {
     let found = ok(scan(&ok(ReadFile::open(&path, false)), PACK, bytes.len() as u64));
     assert!(found.entries.len() * HEADER_BYTES <= bytes.len());
     whole(bytes, &found.entries, found.end);
-    let (packs, repairs) = ok(open_all(dir.path(), false));
-    let (again, nothing) = ok(open_all(dir.path(), false));
-    assert!(packs == again && nothing.is_empty(), "a second start repairs once more");
+    let (packs, repairs) = ok(open_all(dir.path(), false, rows));
+    let (again, nothing) = ok(open_all(dir.path(), false, rows));
+    assert!(packs == again, "a second start finds something else");
+    if let [pack] = packs.as_slice()
+        && pack.info.state == PackState::Damaged
+    {
+        assert!(repairs == nothing && repairs.iter().all(|repair| repair.kind == RecoveredKind::Damaged));
+        assert!(ok(fs::read(&path)) == bytes, "a damaged pack is changed");
+        whole(bytes, &pack.entries, bytes.len() as u64);
+        for (id, row) in rows.0.iter().filter(|(id, row)| is_record(bytes, id, row)) {
+            let has = |entry: &&Entry| entry.id == *id && entry.location == *row;
+            assert!(
+                pack.entries.iter().any(|entry| has(&entry)),
+                "a whole record is given up"
+            );
+        }
+        return Some(pack.entries.clone());
+    }
+    assert!(nothing.is_empty(), "a second start repairs once more");
     let repair = match repairs.as_slice() {
         [] => None,
         [repair] => Some(repair.kind),
@@ -169,8 +206,8 @@ fn opens(bytes: &[u8]) -> Option<Vec<Entry>> {
             assert!(!path.exists() && found.entries.is_empty());
             None
         }
-        ([info], None | Some(RecoveredKind::Sealed | RecoveredKind::FooterRebuilt)) => {
-            let listed = footer_of(&path, info);
+        ([pack], None | Some(RecoveredKind::Sealed | RecoveredKind::FooterRebuilt)) => {
+            let listed = footer_of(&path, &pack.info);
             repair?;
             let mut listed = listed.unwrap_or_else(|| panic!("a new footer fails its hash"));
             listed.sort_by_key(|entry| entry.order);
@@ -184,12 +221,25 @@ fn opens(bytes: &[u8]) -> Option<Vec<Entry>> {
 fn footer_of(path: &Path, info: &PackInfo) -> Option<Vec<Entry>> {
     let file = ok(ReadFile::open(path, false));
     assert_eq!(ok(file.length()), info.bytes);
-    let trailer = ok(read_trailer(&file, PACK)).unwrap_or_else(|| panic!("a sealed pack has no trailer"));
+    let trailer = ok(read_end(&file, PACK))
+        .trailer()
+        .unwrap_or_else(|| panic!("a sealed pack has no trailer"));
     let mut table = vec![0; trailer.table_bytes()];
     assert_eq!(ok(file.read_at(&mut table, trailer.table_offset)), table.len());
     let entries = trailer.entries(&table)?;
     assert_eq!(entries.len(), table.len() / ENTRY_BYTES);
     Some(entries)
+}
+
+/// Whether the record that a row points to is whole.
+fn is_record(bytes: &[u8], id: &ChunkId, row: &Location) -> bool {
+    let stored = bytes.get(row.offset as usize..row.end() as usize).unwrap_or_default();
+    let Ok(header) = RecordHeader::decode(stored) else {
+        return false;
+    };
+    header.id == *id
+        && HEADER_BYTES + header.payload_len as usize == stored.len()
+        && crc32c(stored.get(HEADER_BYTES..).unwrap_or_default()) == header.payload_crc
 }
 
 /// Every entry is a record of the file, in order, one behind the other and before `end`.
@@ -212,7 +262,8 @@ fn whole(bytes: &[u8], entries: &[Entry], end: u64) {
 }
 
 /// A whole pack, then at most one flipped burst, cleared pages, and a cut: no record is found that was not written, and
-/// without damage every one is.
+/// without damage every one is. If the index points to the records, those that are left are found whatever the frames
+/// say, and nothing is dropped.
 fn written_and_damaged(mut script: Script<'_>) {
     let mut file = file_header(PACK);
     let mut entries: Vec<Entry> = Vec::new();
@@ -241,7 +292,12 @@ fn written_and_damaged(mut script: Script<'_>) {
         file.truncate(usize::from(script.u16()) * 2);
     }
     let is_damaged = file != before;
-    if let Some(found) = opens(&file) {
+    let claimed = script.bit();
+    let rows = entries
+        .iter()
+        .filter(|_| claimed)
+        .map(|entry| (entry.id, entry.location));
+    if let Some(found) = opens(&file, &Rows(rows.collect())) {
         let written = |found: &Entry| {
             entries.iter().any(|entry| {
                 Entry {

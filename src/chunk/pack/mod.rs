@@ -22,6 +22,7 @@ pub(crate) mod fuzz;
 mod metrics;
 mod reader;
 mod recovery;
+mod salvage;
 mod scan;
 mod set;
 mod shared;
@@ -144,6 +145,9 @@ pub enum PackState {
     /// A write or a sync failed: takes no more appends; what was durable before is readable. The next start seals it.
     Poisoned,
     Sealed,
+    /// It was not sealed, and a record that the index points to is not whole. The file is left as it was found; its
+    /// whole records are readable. Every start looks again.
+    Damaged,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +158,21 @@ pub struct PackInfo {
     pub bytes: u64,
 }
 
-/// What [`PackSet::open`] found to repair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the index says of a pack. [`PackSet::open`] asks before it drops anything of a pack that was not sealed: what
+/// the index points to was durable, and its absence is damage, never a torn tail.
+pub trait Claims {
+    /// Bytes of the records that the index points to. Exact, so that a scan which accounts for them has found them all.
+    fn live_bytes(&self, pack: PackId) -> Result<u64, ClaimsError>;
+
+    /// For each chunk and offset, the stored length of the record that the index says is there; `None`: the index
+    /// points elsewhere, or has no such chunk.
+    fn claimed(&self, pack: PackId, places: &[(ChunkId, u32)]) -> Result<Vec<Option<u32>>, ClaimsError>;
+}
+
+pub type ClaimsError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What [`PackSet::open`] found to repair, or could not.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     pub pack: PackId,
     pub kind: RecoveredKind,
@@ -163,16 +180,29 @@ pub struct Recovered {
     pub records: u32,
     /// Frames or records that were not: torn by a crash, or damaged.
     pub dropped: u32,
+    /// Chunks that the index points to and whose records are not whole, as far as they can be named.
+    pub damaged: Vec<ChunkId>,
+    /// Bytes of all records that the index points to and that are not whole.
+    pub lost_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecoveredKind {
     /// A pack that a killed process left open has its footer now.
     Sealed,
-    /// It had no whole record and is gone.
+    /// It had no whole record, the index points to none, and it is gone.
     Removed,
-    /// It had an end that is no footer: torn while it was being sealed, or damaged since. The footer is new.
+    /// It had been sealed and its footer was damaged. The footer is new, and no record is lost.
     FooterRebuilt,
+    /// Something that the index points to is damaged. Nothing was changed.
+    Damaged,
+}
+
+impl RecoveredKind {
+    /// Whether synced bytes were found altered, rather than unsynced ones lost.
+    pub fn is_damage(self) -> bool {
+        matches!(self, Self::FooterRebuilt | Self::Damaged)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -210,6 +240,9 @@ pub enum OpenError {
     Io { path: PathBuf, error: io::Error },
     #[error("{path}: {reason}")]
     Unreadable { path: PathBuf, reason: &'static str },
+    /// Without the index nobody can tell a torn tail from damage.
+    #[error("the index cannot be asked about pack {pack}: {error}")]
+    Claims { pack: PackId, error: ClaimsError },
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
 }
@@ -257,5 +290,7 @@ pub enum CopyError {
     Append(#[from] AppendError),
 }
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,38 @@
 //! What a start does with the packs it finds: sealed ones are taken as they are, others get their footer.
+//!
+//! What is not whole behind a crash is a torn tail and dropped, but only after the index was asked: a row is committed
+//! after the bytes that it points to are durable, so a row whose record is not there tells of damage. Then nothing of
+//! the file is changed, whatever the scan says.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::blob::local::{ALIGNMENT, AppendFile, ReadFile, create_dir_synced, remove_file_synced};
-use crate::chunk::pack::batch::Staging;
-use crate::chunk::pack::format::{aligned, footer};
-use crate::chunk::pack::scan::{ends_in_bytes, read_trailer, scan};
-use crate::chunk::pack::shared::path_in;
-use crate::chunk::pack::{OpenError, PackInfo, PackState, Recovered, RecoveredKind};
-use crate::ids::PackId;
+use rustix::io::Errno;
 
-/// All packs below `dir`, every one sealed, and what was done to get there.
-pub fn open_all(dir: &Path, direct: bool) -> Result<(Vec<PackInfo>, Vec<Recovered>), OpenError> {
+use crate::blob::local::{AppendFile, ReadFile, create_dir_synced, remove_file};
+use crate::chunk::pack::batch::{Staging, write_footer};
+use crate::chunk::pack::salvage::{SalvageError, Salvaged, claimed_bytes, salvage};
+use crate::chunk::pack::scan::{End, Scan, read_end, scan};
+use crate::chunk::pack::shared::path_in;
+use crate::chunk::pack::{Claims, Entry, OpenError, PackInfo, PackState, Recovered, RecoveredKind};
+use crate::ids::PackId;
+use crate::limits::MIB;
+
+/// Bytes of one write of a footer.
+const STAGING_BYTES: usize = MIB;
+
+/// A pack that is there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub info: PackInfo,
+    /// The whole records of a damaged one, which has no footer to name them.
+    pub entries: Vec<Entry>,
+}
+
+/// All packs below `dir`, sealed or damaged, and what was done to get there.
+pub fn open_all(dir: &Path, direct: bool, claims: &dyn Claims) -> Result<(Vec<Opened>, Vec<Recovered>), OpenError> {
     create_dir_synced(dir).map_err(|error| at(dir, error))?;
     let (mut packs, mut recovered) = (Vec::new(), Vec::new());
     for bucket in entries(dir)? {
@@ -28,12 +46,43 @@ pub fn open_all(dir: &Path, direct: bool) -> Result<(Vec<PackInfo>, Vec<Recovere
                     reason: "this file is no pack; move it away",
                 });
             };
-            let (info, repair) = open_one(&path, id, direct).map_err(|error| at(&path, error))?;
+            let (info, repair) = match open_one(&path, id, direct, claims) {
+                Ok(opened) => opened,
+                Err(SalvageError::Io(error)) if Errno::from_io_error(&error) == Some(Errno::IO) => {
+                    unreadable(&path, id)
+                }
+                Err(SalvageError::Io(error)) => return Err(at(&path, error)),
+                Err(SalvageError::Claims(error)) => return Err(OpenError::Claims { pack: id, error }),
+            };
             packs.extend(info);
             recovered.extend(repair);
         }
     }
     Ok((packs, recovered))
+}
+
+/// A pack that the disk does not give back now: one bad sector must not keep the others from being read.
+fn unreadable(path: &Path, id: PackId) -> (Option<Opened>, Option<Recovered>) {
+    let info = PackInfo {
+        id,
+        state: PackState::Damaged,
+        bytes: fs::metadata(path).map_or(0, |found| found.len()),
+    };
+    let report = Recovered {
+        pack: id,
+        kind: RecoveredKind::Damaged,
+        records: 0,
+        dropped: 0,
+        damaged: Vec::new(),
+        lost_bytes: 0,
+    };
+    (
+        Some(Opened {
+            info,
+            entries: Vec::new(),
+        }),
+        Some(report),
+    )
 }
 
 fn at(path: &Path, error: io::Error) -> OpenError {
@@ -56,51 +105,84 @@ fn pack_id(path: &Path) -> Option<PackId> {
     PackId::from_str(path.file_name()?.to_str()?.strip_suffix(".pack")?).ok()
 }
 
-fn open_one(path: &Path, id: PackId, direct: bool) -> io::Result<(Option<PackInfo>, Option<Recovered>)> {
+type Found = (Option<Opened>, Option<Recovered>);
+
+fn open_one(path: &Path, id: PackId, direct: bool, claims: &dyn Claims) -> Result<Found, SalvageError> {
     let file = ReadFile::open(path, false)?;
     let length = file.length()?;
-    if length.is_multiple_of(ALIGNMENT as u64) && read_trailer(&file, id)?.is_some() {
-        return Ok((
-            Some(PackInfo {
-                id,
-                state: PackState::Sealed,
-                bytes: length,
-            }),
-            None,
-        ));
+    let end = read_end(&file, id)?;
+    if let End::Sealed(_) = end {
+        return Ok((Some(sealed(id, length)), None));
     }
-    let had_end = ends_in_bytes(&file)?;
     let found = scan(&file, id, length)?;
-    let records = found.entries.len() as u32;
+    let live = claims.live_bytes(id).map_err(SalvageError::Claims)?;
+    let claimed = claimed_bytes(claims, id, &found.entries).map_err(SalvageError::Claims)?;
+    if claimed < live {
+        let salvaged = salvage(&file, id, length, &found, claims)?;
+        return damaged(id, length, found, salvaged, live, claims);
+    }
     let report = |kind| Recovered {
         pack: id,
         kind,
-        records,
+        records: found.entries.len() as u32,
         dropped: found.dropped,
+        damaged: Vec::new(),
+        lost_bytes: 0,
     };
     if found.entries.is_empty() {
-        remove_file_synced(path)?;
+        remove_file(path)?;
         return Ok((None, Some(report(RecoveredKind::Removed))));
     }
-    let footer = footer(id, found.end, &found.entries);
-    let bytes = aligned(found.end + footer.len() as u64);
-    let file = AppendFile::open(path, direct)?;
-    let mut staging = Staging::new(footer.len());
-    let mut writer = staging.begin(&file, found.end);
-    writer.put(&footer)?;
-    writer.finish()?;
-    file.truncate_and_sync(bytes)?;
-    let kind = if had_end {
+    let (mut staging, file) = (Staging::new(STAGING_BYTES), AppendFile::open(path, direct)?);
+    let bytes = write_footer(&mut staging, &file, id, found.end, &found.entries)?;
+    let kind = if let End::Damaged = end {
         RecoveredKind::FooterRebuilt
     } else {
         RecoveredKind::Sealed
     };
-    Ok((
-        Some(PackInfo {
-            id,
-            state: PackState::Sealed,
-            bytes,
-        }),
-        Some(report(kind)),
-    ))
+    Ok((Some(sealed(id, bytes)), Some(report(kind))))
+}
+
+fn sealed(id: PackId, bytes: u64) -> Opened {
+    let info = PackInfo {
+        id,
+        state: PackState::Sealed,
+        bytes,
+    };
+    Opened {
+        info,
+        entries: Vec::new(),
+    }
+}
+
+/// A pack of which the index needs more than is whole. Its file stays as it is.
+fn damaged(
+    id: PackId,
+    length: u64,
+    found: Scan,
+    salvaged: Salvaged,
+    live: u64,
+    claims: &dyn Claims,
+) -> Result<Found, SalvageError> {
+    let mut entries = found.entries;
+    entries.extend(salvaged.entries);
+    entries.sort_unstable_by_key(|entry| entry.location.offset);
+    for (order, entry) in (0..).zip(&mut entries) {
+        entry.order = order;
+    }
+    let claimed = claimed_bytes(claims, id, &entries).map_err(SalvageError::Claims)?;
+    let report = Recovered {
+        pack: id,
+        kind: RecoveredKind::Damaged,
+        records: entries.len() as u32,
+        dropped: found.dropped,
+        damaged: salvaged.damaged,
+        lost_bytes: live.saturating_sub(claimed),
+    };
+    let info = PackInfo {
+        id,
+        state: PackState::Damaged,
+        bytes: length,
+    };
+    Ok((Some(Opened { info, entries }), Some(report)))
 }

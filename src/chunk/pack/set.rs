@@ -1,5 +1,7 @@
 //! The pack set: the way in for everyone above.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,18 +10,18 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::blob::local::remove_file_synced;
+use crate::blob::local::{ReadFile, remove_file};
 use crate::chunk::pack::batch::{APPEND_BYTES_MAX, Append, Record};
-use crate::chunk::pack::format::PACK_RECORDS_MAX;
+use crate::chunk::pack::format::{PACK_RECORDS_MAX, Trailer};
 use crate::chunk::pack::metrics::PackMetrics;
 use crate::chunk::pack::reader;
-use crate::chunk::pack::recovery;
-use crate::chunk::pack::scan::{Scan, read_trailer, scan};
+use crate::chunk::pack::recovery::{self, Opened};
+use crate::chunk::pack::scan::{Scan, read_end, scan};
 use crate::chunk::pack::shared::{Job, Pack, Shared};
 use crate::chunk::pack::syncer::Syncer;
 use crate::chunk::pack::{
-    AppendError, CopyError, Entry, Extent, Location, NewRecord, OpenError, PackInfo, PackOptions, PackState, ReadError,
-    Recovered,
+    AppendError, Claims, CopyError, Entry, Extent, Location, NewRecord, OpenError, PackInfo, PackOptions, PackState,
+    ReadError, Recovered, RecoveredKind,
 };
 use crate::chunk::pool::BufferPool;
 use crate::ids::{ChunkId, IdSource, PackId};
@@ -34,26 +36,27 @@ pub struct PackSet {
 
 impl PackSet {
     /// Opens the packs below `dir`, which is made if it is not there. Blocks. Never appends to a pack of an earlier
-    /// process.
+    /// process, and drops nothing of one that `claims` says was durable.
     pub fn open(
         dir: &Path,
         options: PackOptions,
         ids: Arc<IdSource>,
         pool: BufferPool,
         registry: &prometheus::Registry,
+        claims: &dyn Claims,
     ) -> Result<Self, OpenError> {
         let metrics = PackMetrics::new(registry)?;
-        let (found, recovered) = recovery::open_all(dir, options.direct)?;
+        let (found, recovered) = recovery::open_all(dir, options.direct, claims)?;
         for repair in &recovered {
-            tracing::warn!(pack = %repair.pack, kind = ?repair.kind, records = repair.records, dropped = repair.dropped,
-                "a pack was not sealed");
+            tell(repair, &metrics);
         }
         let shared = Arc::new(Shared::new(dir, options, ids, pool, metrics));
-        shared.packs.write().extend(
-            found
-                .into_iter()
-                .map(|info| (info.id, Arc::new(Pack::new(info.id, info.state, info.bytes)))),
-        );
+        let pack = |Opened { info, entries }: Opened| {
+            let pack = Pack::new(info.id, info.state, info.bytes);
+            pack.status.lock().entries = entries;
+            (info.id, Arc::new(pack))
+        };
+        shared.packs.write().extend(found.into_iter().map(pack));
         let mut set = Self {
             shared,
             syncers: Vec::new(),
@@ -142,6 +145,38 @@ impl PackSet {
             .map_err(failed)
     }
 
+    /// Whether the pack is there and was not found damaged.
+    pub fn is_whole(&self, id: PackId) -> bool {
+        let pack = self.shared.pack(id);
+        pack.is_some_and(|pack| pack.status.lock().state != PackState::Damaged)
+    }
+
+    /// How far each pack's bytes reach now: those that are durable, or, where nothing is appended any more, the file's
+    /// length. A pack whose file is not to be found is left out.
+    pub async fn lengths(&self) -> BTreeMap<PackId, u64> {
+        let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
+        let length = move |info: PackInfo| {
+            let length = fs::metadata(shared.path(info.id)).ok()?.len();
+            Some((info.id, length.min(info.bytes)))
+        };
+        let ask = move || packs.into_iter().filter_map(length).collect();
+        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+    }
+
+    /// The sealed packs whose footer is not the one that was written, or cannot be read. Reads all footers.
+    pub async fn damaged_footers(&self) -> Vec<PackId> {
+        let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
+        let is_damaged = move |info: &PackInfo| {
+            let read = || {
+                let file = ReadFile::open(&shared.path(info.id), false)?;
+                read_table(&file, read_end(&file, info.id)?.trailer().as_ref())
+            };
+            info.state == PackState::Sealed && !matches!(read(), Ok(Some(_)))
+        };
+        let ask = move || packs.into_iter().filter(is_damaged).map(|info| info.id).collect();
+        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+    }
+
     /// All packs, by id.
     pub fn packs(&self) -> Vec<PackInfo> {
         self.shared.packs.read().values().map(|pack| pack.info()).collect()
@@ -161,8 +196,8 @@ impl PackSet {
         Ok(())
     }
 
-    /// Waits out the readers of a sealed or poisoned pack and removes it, durably. A pack that does not exist is
-    /// removed already; an open one is refused.
+    /// Waits out the readers of a sealed or poisoned pack and removes it. A pack that does not exist is removed already;
+    /// an open one is refused. Not synced: a file that a power cut brings back is one that no row points to.
     pub async fn delete(&self, id: PackId) -> Result<(), ReadError> {
         let Some(pack) = self.shared.pack(id) else {
             return Ok(());
@@ -201,8 +236,35 @@ impl Drop for PackSet {
     }
 }
 
+/// Chunks that one line of the log names.
+const CHUNKS_TOLD_MAX: usize = 16;
+
+fn tell(repair: &Recovered, metrics: &PackMetrics) {
+    let (pack, records, dropped) = (&repair.pack, repair.records, repair.dropped);
+    match repair.kind {
+        RecoveredKind::Sealed | RecoveredKind::Removed => {
+            tracing::warn!(%pack, kind = ?repair.kind, records, dropped, "a pack was not sealed");
+        }
+        RecoveredKind::FooterRebuilt => {
+            metrics.damaged.inc();
+            tracing::error!(%pack, records, "a pack's footer was damaged; no record is lost, and it is written anew");
+        }
+        RecoveredKind::Damaged => {
+            metrics.damaged.inc();
+            let chunks: Vec<String> = repair
+                .damaged
+                .iter()
+                .take(CHUNKS_TOLD_MAX)
+                .map(ToString::to_string)
+                .collect();
+            tracing::error!(%pack, records, lost_bytes = repair.lost_bytes, damaged = repair.damaged.len(), chunks = chunks.join(" "),
+                "a pack is damaged: it lacks records that were durable; its file is left as it is");
+        }
+    }
+}
+
 fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
-    remove_file_synced(&shared.path(id))?;
+    remove_file(&shared.path(id))?;
     shared.handles.invalidate(&id);
     shared.packs.write().remove(&id);
     Ok(())
@@ -211,13 +273,9 @@ fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
 /// The footer's entries, or those of a scan when the footer is not what was sealed.
 fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     let file = shared.handle(id)?;
-    let trailer = read_trailer(&file, id)?;
-    if let Some(trailer) = &trailer {
-        let mut table = vec![0; trailer.table_bytes()];
-        let count = file.read_at(&mut table, trailer.table_offset)?;
-        if let Some(entries) = table.get(..count).and_then(|table| trailer.entries(table)) {
-            return Ok(entries);
-        }
+    let trailer = read_end(&file, id)?.trailer();
+    if let Some(entries) = read_table(&file, trailer.as_ref())? {
+        return Ok(entries);
     }
     shared.metrics.damaged.inc();
     let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
@@ -227,4 +285,12 @@ fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     tracing::error!(pack = %id, records = entries.len(), dropped, "a footer is damaged; its records come from a scan");
     entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
     Ok(entries)
+}
+
+/// The entries of the table that `trailer` vouches for; `None` when it is not the one.
+fn read_table(file: &ReadFile, trailer: Option<&Trailer>) -> io::Result<Option<Vec<Entry>>> {
+    let Some(trailer) = trailer else { return Ok(None) };
+    let mut table = vec![0; trailer.table_bytes()];
+    let count = file.read_at(&mut table, trailer.table_offset)?;
+    Ok(table.get(..count).and_then(|table| trailer.entries(table)))
 }

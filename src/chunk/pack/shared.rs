@@ -151,7 +151,7 @@ pub struct Pack {
 pub struct Status {
     pub state: PackState,
     pub bytes: u64,
-    /// The durable records in the order of writing, while there is no footer.
+    /// The whole records in the order of writing, while there is no footer.
     pub entries: Vec<Entry>,
 }
 

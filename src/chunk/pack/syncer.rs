@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::blob::local::{AppendFile, create_dir_synced, remove_file_synced, sync_dir};
+use crate::blob::local::{AppendFile, create_dir_synced, remove_file, sync_dir};
 use crate::chunk::pack::batch::{self, Append, Staging, batch_bytes};
-use crate::chunk::pack::format::{FILE_HEADER_BYTES, PACK_RECORDS_MAX, aligned, file_header, footer};
+use crate::chunk::pack::format::{FILE_HEADER_BYTES, PACK_RECORDS_MAX, file_header};
 use crate::chunk::pack::shared::{Job, Pack, Shared, Slot};
 use crate::chunk::pack::{AppendError, Entry, PackState};
 use crate::limits::MIB;
@@ -216,10 +216,10 @@ impl Syncer {
         let id = open.pack.id;
         if open.records == 0 {
             self.shared.packs.write().remove(&id);
-            return remove_file_synced(&self.shared.path(id)).map_err(failure);
+            return remove_file(&self.shared.path(id)).map_err(failure);
         }
         let entries = open.pack.status.lock().entries.clone();
-        match write_footer(&open, &entries, &mut self.staging) {
+        match batch::write_footer(&mut self.staging, &open.file, open.pack.id, open.end, &entries) {
             Ok(length) => {
                 let mut status = open.pack.status.lock();
                 status.state = PackState::Sealed;
@@ -245,16 +245,6 @@ impl OpenPack {
 
 fn fits(bytes: usize, records: usize, append: &Append) -> bool {
     bytes + append.bytes <= BATCH_BYTES && records + append.records.len() <= PACK_RECORDS_MAX
-}
-
-fn write_footer(open: &OpenPack, entries: &[Entry], staging: &mut Staging) -> io::Result<u64> {
-    let footer = footer(open.pack.id, open.end, entries);
-    let length = aligned(open.end + footer.len() as u64);
-    let mut writer = staging.begin(&open.file, open.end);
-    writer.put(&footer)?;
-    writer.finish()?;
-    open.file.truncate_and_sync(length)?;
-    Ok(length)
 }
 
 fn failure(error: io::Error) -> AppendError {

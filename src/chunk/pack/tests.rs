@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::fuzz::Rows;
 use super::*;
 use crate::chunk::codec::{Codecs, Compression, Hint};
 use crate::chunk::pool::BufferPool;
@@ -26,7 +27,8 @@ fn open(dir: &Path) -> PackSet {
 
 fn open_with(dir: &Path, options: PackOptions) -> PackSet {
     let ids = Arc::new(IdSource::new(Clock::system()));
-    PackSet::open(dir, options, ids, BufferPool::new(0), &prometheus::Registry::new()).unwrap()
+    let registry = prometheus::Registry::new();
+    PackSet::open(dir, options, ids, BufferPool::new(0), &registry, &Rows::default()).unwrap()
 }
 
 fn noise(length: usize, seed: u64) -> Bytes {
@@ -319,6 +321,7 @@ async fn what_is_no_record_is_refused() {
         ids,
         BufferPool::new(0),
         &prometheus::Registry::new(),
+        &Rows::default(),
     );
     assert!(matches!(again, Err(OpenError::Unreadable { .. })));
 }

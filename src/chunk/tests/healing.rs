@@ -9,11 +9,11 @@ use crate::kv::fault::{CommitFault, FaultKv};
 use crate::kv::memory::MemoryKv;
 use crate::limits::MIB;
 
-/// Flips a byte every 4 KiB of every pack, past its header.
+/// Flips a byte every 4 KiB of every pack, past its header and before its footer.
 fn damage(dir: &Path) {
     for file in pack_files(dir) {
         let mut bytes = std::fs::read(&file).unwrap();
-        for at in (6000..bytes.len()).step_by(4096) {
+        for at in (6000..bytes.len() - 8192).step_by(4096) {
             bytes[at] ^= 0x55;
         }
         std::fs::write(&file, bytes).unwrap();

@@ -3,6 +3,7 @@
 mod collecting;
 mod composing;
 mod crash;
+mod damage;
 mod harness;
 mod healing;
 mod invariants;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use crate::blob::local::write_direct_or_not;
+
 /// A step of the log that a test can make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogStep {
@@ -24,7 +26,6 @@ pub trait LogFault: Send + Sync {
 /// device needs time.
 pub(super) struct LogFile {
     file: File,
-    is_direct: bool,
     pub path: PathBuf,
     pub bytes: u64,
     fault: Option<Arc<dyn LogFault>>,
@@ -39,19 +40,15 @@ impl LogFile {
 
     pub fn open(path: PathBuf, fault: Option<Arc<dyn LogFault>>) -> io::Result<Self> {
         let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
-        let (file, is_direct) = match OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(direct)
-            .open(&path)
-        {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => (open_buffered(&path)?, false),
-            opened => (opened?, true),
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let file = match options.clone().custom_flags(direct).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => options.open(&path)?,
+            opened => opened?,
         };
         let bytes = file.metadata()?.len();
         Ok(Self {
             file,
-            is_direct,
             path,
             bytes,
             fault,
@@ -64,22 +61,12 @@ impl LogFile {
 
     /// `data` and `at` are multiples of a block, `data` aligned to one.
     pub fn write(&mut self, data: &[u8], at: u64) -> io::Result<()> {
-        match self.try_write(data, at) {
-            // Some file systems take the flag and then refuse the write, or want larger blocks.
-            Err(error) if self.is_direct && error.kind() == io::ErrorKind::InvalidInput => {
-                self.file = open_buffered(&self.path)?;
-                self.is_direct = false;
-                self.try_write(data, at)?;
-            }
-            done => done?,
-        }
+        write_direct_or_not(&self.file, || {
+            self.check(LogStep::Write)?;
+            self.file.write_all_at(data, at)
+        })?;
         self.bytes = self.bytes.max(at + data.len() as u64);
         Ok(())
-    }
-
-    fn try_write(&self, data: &[u8], at: u64) -> io::Result<()> {
-        self.check(LogStep::Write)?;
-        self.file.write_all_at(data, at)
     }
 
     pub fn sync(&self) -> io::Result<()> {
@@ -99,10 +86,6 @@ impl LogFile {
         self.path = to;
         Ok(())
     }
-}
-
-fn open_buffered(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
 }
 
 /// Makes creations, renames and removals in `dir` durable.

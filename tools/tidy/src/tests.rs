@@ -75,9 +75,9 @@ fn imports_go_down() {
         "'kv' may not import from 's3'",
     );
     bad(
-        "src/kv/a.rs",
-        "use crate::{ids, blob::Local};",
-        "'kv' may not import from 'blob'",
+        "src/blob/a.rs",
+        "use crate::{ids, kv::Kv};",
+        "'blob' may not import from 'kv'",
     );
     bad("src/misc.rs", "", "module 'misc' has no layer");
     good(
@@ -89,6 +89,7 @@ fn imports_go_down() {
         "use crate::object::Objects;",
         "'iam' may not import from 'object'",
     );
+    good("src/kv/a.rs", "use crate::{ids, blob::Local};");
     good("src/kv/mod.rs", "#[cfg(test)] mod tests { use crate::meta::Key; }");
     good("src/main.rs", "use cairn::cli; fn main() {}");
 }

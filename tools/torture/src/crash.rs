@@ -6,6 +6,7 @@ use crate::disk::Disk;
 use crate::history::{Clock, History, Mark};
 use crate::image;
 use crate::kill::{Round, create_bucket};
+use crate::omit;
 use crate::server::{Launch, Recording, Server};
 use crate::trace::{Trace, format};
 use crate::verify::verify;
@@ -41,6 +42,9 @@ pub struct CrashOptions {
     /// Syncs to leave out of the recorded run (see tools/synctrace/src/rules.rs): then the test must fail.
     #[arg(long, default_value = "")]
     pub drop: String,
+    /// A sync to leave out of the trace by its place in the program (see src/omit.rs): then the test must fail.
+    #[arg(long, default_value = "")]
+    pub omit: String,
 }
 
 /// From the rename of a file to the first sync of what is written to it next: that many events, or a few more.
@@ -75,8 +79,8 @@ pub struct Report {
 pub async fn run(options: &CrashOptions) -> Result<Report> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000));
     println!(
-        "crash mode: {} images, --seed {seed}, syncs left out: {:?}",
-        options.images, options.drop
+        "crash mode: {} images, --seed {seed}, syncs left out: {:?} {:?}",
+        options.images, options.drop, options.omit
     );
     std::fs::create_dir(&options.work)?;
     let work = std::fs::canonicalize(&options.work)?;
@@ -154,8 +158,10 @@ async fn record(options: &CrashOptions, work: &Path, seed: u64) -> Result<Record
     }
     let server = Server::start(&options.launch, &data, Some(&recording)).await?;
     let (histories, _, _) = round(2).run(server, histories, true).await?;
+    let mut trace = Trace::read(&log)?;
+    omit::by_place(&mut trace, &options.omit)?;
     Ok(Recorded {
-        trace: Trace::read(&log)?,
+        trace,
         histories,
         access,
         bucket,
@@ -297,6 +303,9 @@ async fn look_at(launch: &Launch, recorded: &Recorded, job: &Job) -> Result<()> 
         verify(&access, &recorded.histories, job.at).await?;
         if !launch.no_recount {
             server.recount().await?;
+            if server.tells_damage().await? {
+                return Err(format!("a power cut is taken for damage:\n{}", server.last_output()).into());
+            }
         }
     }
     server.kill().await
@@ -335,17 +344,35 @@ fn told(failure: &str) -> String {
 /// Leaves out one kind of sync after the other; each must make the crash test fail.
 pub async fn sabotage(options: &CrashOptions) -> Result<()> {
     let mut unnoticed = Vec::new();
-    let rules: Vec<(&str, &str)> = match options.drop.as_str() {
-        "" => SYNCS.to_vec(),
-        rule => vec![("as asked", rule)],
+    let (drop, omit) = (options.drop.as_str(), options.omit.as_str());
+    let rules: Vec<(&str, &str, &str)> = match (drop, omit) {
+        ("", "") => {
+            let dropped = SYNCS.iter().map(|(name, rule)| (*name, *rule, ""));
+            dropped
+                .chain(omit::SYNCS.iter().map(|(name, place)| (*name, "", *place)))
+                .collect()
+        }
+        _ => vec![("as asked", drop, omit)],
     };
-    for (name, rule) in rules {
-        let options = CrashOptions {
+    for (name, rule, place) in rules {
+        let mut options = CrashOptions {
             drop: rule.to_owned(),
+            omit: place.to_owned(),
             ..options.clone()
         };
-        let report = run(&options).await?;
+        if !place.is_empty() {
+            options.phase_ms = options.phase_ms.max(omit::PHASE_MS_MIN);
+        }
+        let mut report = run(&options).await?;
         let _ = std::fs::remove_dir_all(&options.work);
+        for _ in 1..omit::RUNS_MAX {
+            if place.is_empty() || report.failure.is_some() {
+                break;
+            }
+            options.seed = options.seed.map(|seed| seed.wrapping_add(1));
+            report = run(&options).await?;
+            let _ = std::fs::remove_dir_all(&options.work);
+        }
         let verdict = match (&report.failure, report.dropped_syncs) {
             (_, 0) => "NEVER HAPPENED: no such sync in the run".to_owned(),
             (Some(text), _) => format!("noticed: {}", told(text)),
@@ -355,7 +382,7 @@ pub async fn sabotage(options: &CrashOptions) -> Result<()> {
             unnoticed.push(name);
         }
         println!(
-            "sabotage | {name} | {rule} | {} left out | {verdict}",
+            "sabotage | {name} | {rule}{place} | {} left out | {verdict}",
             report.dropped_syncs
         );
     }

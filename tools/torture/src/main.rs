@@ -10,6 +10,7 @@ mod history;
 mod http;
 mod image;
 mod kill;
+mod omit;
 mod pages;
 mod server;
 mod steps;

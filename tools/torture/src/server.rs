@@ -208,6 +208,18 @@ impl Server {
         Ok(())
     }
 
+    /// Whether the gateway says that packs are damaged: on its health page, or by its counter.
+    pub async fn tells_damage(&self) -> Result<bool> {
+        let (_, health) = get(self.admin, "/health/ready").await?;
+        let (_, metrics) = get(self.admin, "/metrics").await?;
+        let metrics = String::from_utf8_lossy(&metrics).into_owned();
+        let count = |line: &str| {
+            line.strip_prefix("cairn_pack_damaged_total ")
+                .is_some_and(|count| count != "0")
+        };
+        Ok(String::from_utf8_lossy(&health).contains("degraded") || metrics.lines().any(count))
+    }
+
     /// Demands that the counters equal a recount.
     pub async fn recount(&self) -> Result<()> {
         let (status, body) = get(self.admin, "/v1/recount").await?;
