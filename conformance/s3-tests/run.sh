@@ -38,8 +38,8 @@ start_gateway "${serve[@]}"
 sed "s/@PORT@/$GATEWAY_PORT/; s/@SECURE@/$secure/" "$HERE/s3tests.conf.in" >"$GATEWAY_DIR/s3tests.conf"
 
 cd "$SUITE"
-S3TEST_CONF="$GATEWAY_DIR/s3tests.conf" "$VENV/bin/pytest" -q -p no:cacheprovider --timeout 120 \
-    -o junit_family=xunit2 --junitxml "$GATEWAY_DIR/results.xml" --tb short "$@" \
+S3TEST_CONF="$GATEWAY_DIR/s3tests.conf" "$VENV/bin/pytest" -q -p no:cacheprovider --timeout 120 -o timeout_func_only=true \
+    -o junit_family=xunit2 --junitxml "$GATEWAY_DIR/results.xml" --tb native "$@" \
     >"$GATEWAY_DIR/pytest.log" 2>&1 || [ $? -eq 1 ] || { tail -n 40 "$GATEWAY_DIR/pytest.log"; exit 1; }
 [ -z "${RESULTS:-}" ] || cp "$GATEWAY_DIR/results.xml" "$GATEWAY_DIR/pytest.log" "$RESULTS/"
 python3 "$HERE/compare.py" "$GATEWAY_DIR/results.xml" "$HERE/pass.txt" "$HERE/expected-fail.txt" "${WHOLE[@]}"
