@@ -101,10 +101,11 @@ pub const HEADERS_MAX: usize = 512;
 /// Bytes that one HTTP/1 connection reads ahead, or holds unsent.
 pub const CONNECTION_BUFFER_BYTES: usize = 256 * KIB;
 /// HTTP/2 connections; each may hold a window of bytes before its request is let in.
-pub const H2_CONNECTIONS_MAX: usize = 128;
-pub const H2_STREAMS_MAX: u32 = 64;
-pub const H2_STREAM_WINDOW_BYTES: u32 = 512 << 10;
-pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+pub const H2_CONNECTIONS_MAX: usize = 32;
+pub const H2_STREAMS_MAX: u32 = 32;
+pub const H2_STREAM_WINDOW_BYTES: u32 = 128 << 10;
+/// Room for all streams: one that waits for memory must not stop those that have it.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = H2_STREAMS_MAX * H2_STREAM_WINDOW_BYTES;
 /// Bytes of an error document.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 * KIB;
 /// Connections over the limit that are told so; more are closed without a word.

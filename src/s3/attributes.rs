@@ -134,6 +134,18 @@ fn owner_only(gateway: &Gateway, canonical_id: &str) -> (Option<dto::Owner>, Opt
     (Some(owner), Some(vec![grant]))
 }
 
+/// Whether a policy is the ACL that everything has, as `owner_only` gives it: clients read it and put it back.
+/// Source: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/about-object-ownership.html>
+fn is_owners(policy: Option<dto::AccessControlPolicy>, owner: &str) -> bool {
+    let grants = policy.and_then(|policy| policy.grants).unwrap_or_default();
+    let is_owners = |grant: &dto::Grant| {
+        let permission = grant.permission.as_ref().map(dto::Permission::as_str);
+        let grantee = grant.grantee.as_ref().and_then(|grantee| grantee.id.as_deref());
+        permission == Some(dto::Permission::FULL_CONTROL) && grantee == Some(owner)
+    };
+    !grants.is_empty() && grants.iter().all(is_owners)
+}
+
 pub(super) async fn get_bucket_acl(
     gateway: &Gateway,
     request: S3Request<dto::GetBucketAclInput>,
@@ -154,6 +166,9 @@ pub(super) async fn put_bucket_acl(
         .await?;
     match request.input.acl.as_ref().map(dto::BucketCannedACL::as_str) {
         Some("private") => Ok(dto::PutBucketAclOutput::default()),
+        None if is_owners(request.input.access_control_policy, &granted_bucket(&grant)?.owner) => {
+            Ok(dto::PutBucketAclOutput::default())
+        }
         _ => Err(acl_refusal(granted_bucket(&grant)?.ownership)),
     }
 }
@@ -190,12 +205,13 @@ pub(super) async fn put_object_acl(
         .await?;
     let input = request.input;
     convert::only_null_version(input.version_id.as_deref())?;
-    gateway
+    let outcome = gateway
         .objects
         .head(&grant, &convert::key(input.key)?, GetRequest::default())
         .await?;
     match input.acl.as_ref().map(dto::ObjectCannedACL::as_str) {
         Some("private" | "bucket-owner-full-control") => Ok(dto::PutObjectAclOutput::default()),
+        None if is_owners(input.access_control_policy, &outcome.info.owner) => Ok(dto::PutObjectAclOutput::default()),
         _ => Err(acl_refusal(granted_bucket(&grant)?.ownership)),
     }
 }

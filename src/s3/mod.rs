@@ -76,6 +76,7 @@ pub fn service(
         tokens: Tokens::new(store_secret),
         region: options.region,
     };
+    let region = Arc::from(gateway.region.as_str());
     let mut builder = S3ServiceBuilder::new(gateway);
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(access::Auth(identities));
@@ -83,7 +84,7 @@ pub fn service(
     if let Some(domains) = host::Domains::new(&options.domains) {
         builder.set_host(domains);
     }
-    S3Wire::new(builder.build())
+    S3Wire::new(builder.build(), region)
 }
 
 /// The operations of S3 over ours.

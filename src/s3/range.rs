@@ -78,6 +78,8 @@ mod tests {
         #[test]
         fn what_is_put_right_is_read_by_s3s(sent in "(bytes=)?[0-9,a -]{0,30}") {
             match (Range::parse(&sent), repaired(&sent)) {
+                // s3s takes no length for zero.
+                (Ok(_), None) => prop_assert_eq!(sent, "bytes=-"),
                 (Ok(Range::Suffix { length }), repaired) => {
                     let length = length.min(POSITION_MAX);
                     prop_assert_eq!(repaired, Some(format!("bytes=-{length}")));

@@ -8,7 +8,7 @@ use crate::object::types::{ObjectInfo, ReadConditions};
 use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::give_object_headers;
 use crate::s3::error::invalid_request;
-use crate::s3::{Gateway, body, caller, convert};
+use crate::s3::{Gateway, body, caller, convert, hoisted};
 
 /// What both operations are asked.
 fn read_request(
@@ -30,7 +30,7 @@ fn read_request(
 
 /// What both operations answer about the object and the part of it that was asked for.
 macro_rules! give_object {
-    ($output:expr, $outcome:expr, $info:expr, $mode:expr) => {{
+    ($output:expr, $outcome:expr, $info:expr, $wants_checksum:expr) => {{
         let info: ObjectInfo = $info;
         $output.accept_ranges = Some("bytes".to_owned());
         $output.e_tag = Some(convert::etag(info.etag));
@@ -42,7 +42,7 @@ macro_rules! give_object {
         }
         $output.parts_count = $outcome.parts.map(i32::from);
         // A part has its own checksum; that of the whole object proves no range of it.
-        if checksum::is_wanted($mode.as_ref()) {
+        if $wants_checksum {
             if let Some(part) = $outcome.part_checksum.as_ref() {
                 give_checksum!($output, Some(part), 0);
                 $output.checksum_type = info.checksum.as_ref().map(|checksum| checksum::kind_name(checksum.kind));
@@ -69,9 +69,10 @@ pub(super) async fn get_object(
         input.if_unmodified_since,
     );
     let asked = read_request(input.range, input.part_number, conditions)?;
+    let wants_checksum = checksum::is_wanted(input.checksum_mode.as_ref()) || hoisted::wants_checksum(&request.uri);
     let outcome = gateway.objects.get(&grant, &convert::key(input.key)?, asked).await?;
     let mut output = dto::GetObjectOutput::default();
-    give_object!(output, outcome, outcome.info, input.checksum_mode);
+    give_object!(output, outcome, outcome.info, wants_checksum);
     output.body = Some(body::outgoing(outcome.body, outcome.length));
     Ok(output)
 }
@@ -91,9 +92,10 @@ pub(super) async fn head_object(
         input.if_unmodified_since,
     );
     let asked = read_request(input.range, input.part_number, conditions)?;
+    let wants_checksum = checksum::is_wanted(input.checksum_mode.as_ref()) || hoisted::wants_checksum(&request.uri);
     let outcome = gateway.objects.head(&grant, &convert::key(input.key)?, asked).await?;
     let mut output = dto::HeadObjectOutput::default();
-    give_object!(output, outcome, outcome.info, input.checksum_mode);
+    give_object!(output, outcome, outcome.info, wants_checksum);
     // The response-* parameters of a HEAD; those of a GET are s3s's work.
     let overrides = [
         (input.response_cache_control, &mut output.cache_control),

@@ -9,6 +9,29 @@ use s3s::{S3ErrorCode, S3Result};
 
 use crate::s3::error::{invalid_argument, refuse};
 
+/// The region of a credential's scope that is none: "US", which s3cmd signs for until it is told better.
+pub(super) fn bad_region(headers: &HeaderMap, query: Option<&str>) -> bool {
+    let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let credential = match authorization {
+        Some(value) => value
+            .split([' ', ','])
+            .find_map(|field| field.strip_prefix("Credential="))
+            .map(Cow::Borrowed),
+        None => pairs(query)
+            .find(|(name, _)| *name == "X-Amz-Credential")
+            .and_then(|(_, value)| percent_decode_str(value).decode_utf8().ok()),
+    };
+    let is_region = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    };
+    // ACCESS-KEY/DATE/REGION/s3/aws4_request, and a key may hold slashes.
+    let region = credential.as_ref().and_then(|credential| credential.rsplit('/').nth(2));
+    region.is_some_and(|region| !is_region(region))
+}
+
 /// Refuses a request that is signed twice, and a signature that would hold for any host.
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>
 pub(super) fn check(headers: &HeaderMap, query: Option<&str>) -> S3Result<()> {
@@ -78,6 +101,7 @@ mod tests {
                 headers.insert(AUTHORIZATION, value);
             }
             let _ = check(&headers, Some(&query));
+            let _ = bad_region(&headers, Some(&query));
         }
     }
 }

@@ -20,21 +20,27 @@ use crate::s3::{checksum, range, signed};
 
 /// The S3 service. Cheap to clone.
 #[derive(Clone)]
-pub struct S3Wire(S3Service);
+pub struct S3Wire {
+    service: S3Service,
+    region: Arc<str>,
+}
 
 impl S3Wire {
-    pub(super) fn new(service: S3Service) -> Self {
-        Self(service)
+    pub(super) fn new(service: S3Service, region: Arc<str>) -> Self {
+        Self { service, region }
     }
 
     /// Answers one request. An error means that no answer can be made and the connection is to be closed.
     pub async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if signed::bad_region(request.headers(), request.uri().query()) {
+            return Ok(other_region(&self.region));
+        }
         if let Err(error) = prepare(&mut request) {
             return respond(error);
         }
         let is_head = request.method() == Method::HEAD;
         let watch = request.extensions().get::<BodyWatch>().cloned();
-        let mut response = self.0.call(request).await?;
+        let mut response = self.service.call(request).await?;
         // s3s gives a HEAD of a range the headers of a GET, but not its status.
         if is_head && response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -49,6 +55,20 @@ impl S3Wire {
         }
         Ok(response)
     }
+}
+
+/// Tells the region to sign for; clients try again with the one in the document. s3s's errors have no field for it.
+/// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
+fn other_region(region: &str) -> HttpResponse {
+    let document = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>AuthorizationHeaderMalformed</Code><Message>The authorization header \
+         is malformed; the region is wrong; expecting '{region}'</Message><Region>{region}</Region></Error>"
+    );
+    let mut response = HttpResponse::new(Body::from(document));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
 }
 
 fn respond(error: S3Error) -> Result<HttpResponse, HttpError> {

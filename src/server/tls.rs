@@ -56,7 +56,8 @@ impl Tls {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // The first that the client has as well. S3 itself speaks HTTP/1.1, on which transfers do not share a window.
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         Ok(Self {
             files,

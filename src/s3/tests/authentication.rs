@@ -24,6 +24,37 @@ async fn the_unsigned_are_denied() {
 }
 
 #[tokio::test]
+async fn who_signs_for_no_region_is_told_ours() {
+    let gateway = Gateway::with_bucket().await;
+    let (mut request, _) = Call::get("/media").sign();
+    let authorization = request.headers()["authorization"]
+        .to_str()
+        .unwrap()
+        .replace("us-east-1", "US");
+    request
+        .headers_mut()
+        .insert("authorization", authorization.parse().unwrap());
+    let answer = send(&gateway, request).await.expect(400);
+    assert_eq!(answer.element("Code"), "AuthorizationHeaderMalformed");
+    assert_eq!(answer.element("Region"), "us-east-1");
+}
+
+#[tokio::test]
+async fn acls_may_be_put_back_as_they_were_read() {
+    let gateway = Gateway::with_bucket().await;
+    Call::put("/media/key").body("x").send(&gateway).await.expect(200);
+    for path in ["/media", "/media/key"] {
+        let read = Call::get(path).query("acl", "").send(&gateway).await.expect(200).text();
+        let put = |body: String| Call::put(path).query("acl", "").body(body);
+        put(read.clone()).send(&gateway).await.expect(200);
+        put(read.replace("FULL_CONTROL", "READ"))
+            .send(&gateway)
+            .await
+            .refused(400, "AccessControlListNotSupported");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_signature_is_refused() {
     let gateway = Gateway::with_bucket().await;
     Call::get("/media")
@@ -115,7 +146,9 @@ async fn headers_in_a_presigned_query_count() {
             .query("x-amz-meta-color", "blue green")
             .presign(60)
     };
-    send(&gateway, put("AAAAAA==")).await.refused(400, "BadDigest");
+    send(&gateway, put("AAAAAQ==")).await.refused(400, "BadDigest");
+    // Signed before there was a body.
+    send(&gateway, put("AAAAAA==")).await.expect(200);
     send(&gateway, put("NhCmhg==")).await.expect(200);
     let answer = Call::head("/media/a")
         .header("x-amz-checksum-mode", "ENABLED")
@@ -123,6 +156,11 @@ async fn headers_in_a_presigned_query_count() {
         .await
         .expect(200);
     assert_eq!(answer.header("x-amz-meta-color"), "blue green");
+    assert_eq!(answer.header("x-amz-checksum-crc32"), "NhCmhg==");
+    let request = Call::get("/media/a")
+        .query("x-amz-checksum-mode", "ENABLED")
+        .presign(60);
+    let answer = send(&gateway, request).await.expect(200);
     assert_eq!(answer.header("x-amz-checksum-crc32"), "NhCmhg==");
     // What would change more than the body's check is still refused.
     let request = Call::put("/media/a").query("x-amz-acl", "public-read").presign(60);
