@@ -10,11 +10,9 @@ access_key = $AWS_ACCESS_KEY_ID
 secret_key = $AWS_SECRET_ACCESS_KEY
 host_base = $host
 host_bucket = $host
-bucket_location = $AWS_REGION
 use_https = $([ "$SCHEME" = https ] && echo True || echo False)
 ca_certs_file = ${AWS_CA_BUNDLE:-}
 multipart_chunk_size_mb = 5
-acl_public = False
 END
 bucket=s3cmd-$SCHEME
 files=$(ls "$FILES" | wc -l)
