@@ -130,14 +130,15 @@ impl<W: Wire> Gate<W> {
                 return refuse(Refusal::SlowDown);
             }
         }
+        // Boxed, so that those who wait in line have no room yet for what only comes behind it.
         let answer = if request.body().is_end_stream() {
-            self.wire.clone().without_body(request).await
+            Box::pin(self.wire.clone().without_body(request)).await
         } else {
             let timeout = self.body_timeout;
             let (parts, body) = request.into_parts();
             let (body, progress) = RequestBody::new(body, timeout);
             record.set_progress(progress);
-            self.wire.clone().with_body(Request::from_parts(parts, body)).await
+            Box::pin(self.wire.clone().with_body(Request::from_parts(parts, body))).await
         };
         if record.body_timed_out() {
             self.metrics.rejected(Rejection::SlowBody);
