@@ -209,14 +209,17 @@ impl Pass {
                 .fired
                 .as_ref()
                 .map_or_else(|| "no event".to_owned(), ToString::to_string);
+            let is_noticed = error.is_some();
             if let Some(error) = error.filter(|_| !self.is_lie()) {
                 let place = site.as_ref().map_or(Path::new(""), |site| &site.data).display();
-                failures.push(format!("{self} at event {at} ({event}), {place}: {error}"));
+                let failure = format!("{self} at event {at} ({event}), {place}: {error}");
+                println!("steps | {failure}");
+                failures.push(failure);
                 site = None;
             } else if self.is_fresh()
                 && let Some(mut site) = site.take()
             {
-                if self.is_lie() && seen.is_unnoticed(self.fault) {
+                if self.is_lie() && !is_noticed && seen.is_about_content() {
                     failures.push(format!("{self} at event {at} ({event}) was not noticed"));
                 }
                 site.kill().await?;

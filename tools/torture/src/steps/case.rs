@@ -44,10 +44,9 @@ impl Seen {
         Some((fired.to_string(), outcome))
     }
 
-    /// Of a lie that passed: whether it was one about content that the answer rests upon.
-    pub fn is_unnoticed(&self, fault: Fault) -> bool {
-        let counts = self.at <= self.to_answer && self.fired.as_ref().is_some_and(Fired::is_poisonous);
-        counts && self.outcome(fault, None).is_some()
+    /// Whether the fault befell content that the answer rests upon.
+    pub fn is_about_content(&self) -> bool {
+        self.at <= self.to_answer && self.fired.as_ref().is_some_and(Fired::is_poisonous)
     }
 }
 
