@@ -115,9 +115,9 @@ impl Case {
         if action == page::SHORTEN && !is_done {
             return Err("a short write failed the request".into());
         }
-        // What a directory loses is not simulated; packs are written before the answer only.
+        // What a directory loses is not simulated; packs are written before the answer only. A collected pack's name may stay.
         let is_for_good = action == page::FAIL_ON && fired.path.ends_with(".pack");
-        if is_done && (fired.kind == page::SYNC_DIRECTORY || is_for_good) {
+        if is_done && (fired.keeps_name() || is_for_good) {
             return Err("answered with success".into());
         }
         let poisons = fired.is_poisonous() && action != page::SHORTEN && self.pass.fault.errno != 0;
