@@ -20,6 +20,9 @@ static UNSYNCED: Mutex<Unsynced> = Mutex::new(BTreeMap::new());
 /// What a failed sync would lose of each file, by device and number.
 type Unsynced = BTreeMap<(u64, u64), Vec<Range<u64>>>;
 
+/// The last change of a name in each directory.
+static CHANGES: Mutex<BTreeMap<Vec<u8>, u64>> = Mutex::new(BTreeMap::new());
+
 struct Skip {
     zeros_only: bool,
     pattern: Vec<u8>,
@@ -101,6 +104,9 @@ pub fn step(kind: u64, subject: &Subject<'_>, is_zero: &dyn Fn() -> bool) -> Ver
     let word = |index: usize| page.get(index).map_or(0, |word| word.load(Ordering::SeqCst));
     let add = |index: usize| page.get(index).map_or(0, |word| word.fetch_add(1, Ordering::SeqCst));
     add(page::TOTAL);
+    if let Subject::Named(path) = subject {
+        changes().insert(parent(path).to_vec(), kind);
+    }
     let content = page::WRITE | page::SYNC | page::TRUNCATE | page::ALLOCATE;
     if word(page::FIRED) > 0 && kind & content != 0 && fired_path(page) == path {
         add(page::AFTERWARDS);
@@ -162,11 +168,28 @@ fn note(page: &[AtomicU64], kind: u64, path: &[u8]) {
         }
         word.store(u64::from_ne_bytes(filled), Ordering::SeqCst);
     }
-    for (index, value) in [(page::FIRED_PATH, bytes.len() as u64), (page::FIRED_KIND, kind)] {
+    let change = match kind {
+        page::SYNC_DIRECTORY => changes().get(path).copied().unwrap_or_default(),
+        _ => 0,
+    };
+    for (index, value) in [
+        (page::FIRED_PATH, bytes.len() as u64),
+        (page::FIRED_CHANGE, change),
+        (page::FIRED_KIND, kind),
+    ] {
         if let Some(word) = page.get(index) {
             word.store(value, Ordering::SeqCst);
         }
     }
+}
+
+fn changes() -> MutexGuard<'static, BTreeMap<Vec<u8>, u64>> {
+    CHANGES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn parent(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or_default();
+    path.get(..end).unwrap_or_default()
 }
 
 fn fired_path(page: &[AtomicU64]) -> Vec<u8> {

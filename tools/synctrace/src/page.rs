@@ -27,6 +27,8 @@ pub const FIRED_KIND: usize = 11;
 pub const FIRED_PATH: usize = 12;
 /// Writes, syncs, cuts and allocations of that event's file since then.
 pub const AFTERWARDS: usize = 13;
+/// Where that event was the sync of a directory: the kind of the last change of a name in it, or 0.
+pub const FIRED_CHANGE: usize = 14;
 
 /// Offset in bytes of that event's path, relative to the directory, cut to what the page holds.
 pub const PATH_AT: usize = 1024;

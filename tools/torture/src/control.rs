@@ -33,6 +33,8 @@ pub struct Fault {
 pub struct Fired {
     pub kind: u64,
     pub path: String,
+    /// Of the sync of a directory: the kind of the last change of a name in it, or 0.
+    change: u64,
 }
 
 pub struct Control {
@@ -95,6 +97,7 @@ impl Control {
         Ok(Some(Fired {
             kind: self.get(page::FIRED_KIND)?,
             path: String::from_utf8(path)?,
+            change: self.get(page::FIRED_CHANGE)?,
         }))
     }
 
@@ -164,6 +167,11 @@ impl Fired {
     pub fn is_poisonous(&self) -> bool {
         let content = page::WRITE | page::SYNC;
         self.kind & content != 0 && (self.is_log() || self.path.ends_with(".pack"))
+    }
+
+    /// The sync of a directory that is to keep a name, rather than to forget one.
+    pub fn keeps_name(&self) -> bool {
+        self.kind == page::SYNC_DIRECTORY && !matches!(self.change, page::UNLINK | page::RMDIR)
     }
 
     pub fn is_log(&self) -> bool {

@@ -116,6 +116,9 @@ fn toy() {
             std::fs::rename(data.join("a"), data.join("b")).expect("a rename");
             directory().sync_all().expect("a sync");
             std::fs::remove_file(data.join("b")).expect("a removal");
+            if std::env::var_os("SYNCTRACE_CONTROL").is_some() {
+                directory().sync_all().expect("a sync");
+            }
         }
         "overwrite" => overwrite(&file, &directory()),
         "again" => {
@@ -240,6 +243,11 @@ fn a_fault_befalls_the_event_that_was_chosen() -> Result<()> {
         let kind = if at == 2 { page::WRITE } else { page::SYNC };
         assert_eq!((fired.path.as_str(), fired.kind, ended), ("a", kind, false));
         assert_eq!(found.len(), bytes, "action {action} at event {at}");
+    }
+    // Of the rename, then of the removal behind it.
+    for (at, keeps) in [(1, true), (2, false)] {
+        let (control, _, _) = controlled("rename", page::FAIL, page::SYNC_DIRECTORY, at)?;
+        assert_eq!(control.fired()?.map(|fired| fired.keeps_name()), Some(keeps));
     }
     let (control, ended, found) = controlled("both", page::SHORTEN, page::WRITE, 1)?;
     assert_eq!((control.count()?, ended, found), (2, true, whole));

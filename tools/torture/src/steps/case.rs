@@ -44,10 +44,9 @@ impl Seen {
         Some((fired.to_string(), outcome))
     }
 
-    /// Of a lie that passed: whether it was one about content that the answer rests upon.
-    pub fn is_unnoticed(&self, fault: Fault) -> bool {
-        let counts = self.at <= self.to_answer && self.fired.as_ref().is_some_and(Fired::is_poisonous);
-        counts && self.outcome(fault, None).is_some()
+    /// Whether the fault befell content that the answer rests upon.
+    pub fn is_about_content(&self) -> bool {
+        self.at <= self.to_answer && self.fired.as_ref().is_some_and(Fired::is_poisonous)
     }
 }
 
@@ -125,9 +124,10 @@ impl Case {
         if action == page::SHORTEN && !is_done {
             return Err("a short write failed the request".into());
         }
-        // What a directory loses is not simulated; the request's packs are written before its answer.
+        // What a directory loses is not simulated; the request's packs are written before its answer. A collected pack's
+        // name may stay.
         let is_for_good = action == page::FAIL_ON && fired.path.ends_with(".pack");
-        if is_done && !may_succeed && (fired.kind == page::SYNC_DIRECTORY || is_for_good) {
+        if is_done && !may_succeed && (fired.keeps_name() || is_for_good) {
             return Err("answered with success".into());
         }
         let poisons = fired.is_poisonous() && action != page::SHORTEN && self.pass.fault.errno != 0;

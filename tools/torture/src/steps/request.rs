@@ -2,11 +2,13 @@
 
 use super::site::{Site, TARGET};
 use crate::Result;
-use crate::client::{element, elements};
+use crate::client::{element, elements, refused};
 use crate::content::{Content, etag, md5, multipart_etag};
 use crate::history::{Change, Part, Upload, Version};
 use crate::http::Response;
 use crate::workload::BUCKET;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -136,9 +138,11 @@ impl Ask {
             .map(|key| format!("<Object><Key>{key}</Key></Object>"))
             .collect();
         let body = format!("<Delete>{names}</Delete>").into_bytes();
+        let sum = BASE64.encode(md5(&body));
         let effect = Effect::Keys(keys.iter().map(|key| (key.clone(), None)).collect());
         Self {
             query: pairs(&[("delete", "")]),
+            headers: pairs(&[("content-md5", &sum)]),
             body,
             ..Self::new("POST", format!("/{BUCKET}"), effect)
         }
@@ -254,7 +258,7 @@ impl Site {
             .client
             .send("POST", &key_path(TARGET), &[("uploads", "")], &[], &[])
             .await?;
-        let id = element(&response.text(), "UploadId").ok_or("no upload id")?;
+        let id = element(&response.text(), "UploadId").ok_or_else(|| refused("create upload", &response))?;
         self.history.uploads = vec![Upload {
             key: TARGET.to_owned(),
             id,
