@@ -120,26 +120,29 @@ impl ChunkStore {
             return Ok(Step::Unwound);
         };
         mutation.unchanged(key::data(data), Some(version));
-        if row.state != DataState::Unwinding {
-            let refs = key::data_refs(data);
-            if let Some(held) = page(&*self.kv, refs.clone(), 1).await?.into_iter().next() {
-                mutation.exists(held.key);
-                mutation.put(
-                    key::data(data),
-                    DataRow {
-                        state: DataState::Released,
-                        ..row
-                    }
-                    .encode(),
-                );
-                mutation.delete(key::garbage(data));
+        match row.state {
+            // Commits of an upload that was given up may be on their way still: they guard this row, and fail from
+            // here on.
+            DataState::Building => {
+                mutation.put(key::data(data), in_state(row, DataState::Unwinding));
                 self.kv.commit(mutation).await?;
-                return Ok(Step::Released);
+                return Ok(Step::More);
             }
-            mutation.guard(Guard::Empty {
-                range: refs,
-                anchor: key::data(data),
-            });
+            DataState::Live | DataState::Released => {
+                let refs = key::data_refs(data);
+                if let Some(held) = page(&*self.kv, refs.clone(), 1).await?.into_iter().next() {
+                    mutation.exists(held.key);
+                    mutation.put(key::data(data), in_state(row, DataState::Released));
+                    mutation.delete(key::garbage(data));
+                    self.kv.commit(mutation).await?;
+                    return Ok(Step::Released);
+                }
+                mutation.guard(Guard::Empty {
+                    range: refs,
+                    anchor: key::data(data),
+                });
+            }
+            DataState::Unwinding => {}
         }
         let batch = Batch::gather(&*self.kv, data).await?;
         let (whole, stale) = (batch.whole, batch.cached());
@@ -148,14 +151,7 @@ impl ChunkStore {
             mutation.delete(key::data(data));
             mutation.delete(key::garbage(data));
         } else if row.state != DataState::Unwinding {
-            mutation.put(
-                key::data(data),
-                DataRow {
-                    state: DataState::Unwinding,
-                    ..row
-                }
-                .encode(),
-            );
+            mutation.put(key::data(data), in_state(row, DataState::Unwinding));
         }
         self.kv.commit(mutation).await?;
         if came_back {
@@ -167,6 +163,10 @@ impl ChunkStore {
         }
         Ok(if whole { Step::Unwound } else { Step::More })
     }
+}
+
+fn in_state(row: DataRow, state: DataState) -> Bytes {
+    DataRow { state, ..row }.encode()
 }
 
 fn garbage_data(row: &Row) -> Result<DataId, Malformed> {

@@ -1,12 +1,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Mutex, Notify};
+
 use super::harness::{Fixture, LoggedKv, Random, build, check, content, publish, read, release};
 use crate::chunk::{ChunkStore, Piece, WriteOptions};
-use crate::ids::DataId;
+use crate::ids::{DataId, Sequence};
 use crate::kv::fault::{FaultKv, FaultRates};
-use crate::kv::{CommitError, Kv};
+use crate::kv::memory::MemoryKv;
+use crate::kv::{CommitError, Effect, Kv, Mutation, ReadError, Row, Scan, Value};
 use crate::limits::KIB;
+use crate::meta::key::{self, Table};
 
 const BLOCK: usize = 200 * KIB;
 
@@ -177,4 +183,87 @@ async fn uploads_that_are_cancelled_leave_nothing() {
     let recount = fixture.store.recount().await.unwrap();
     assert_eq!((recount.chunks, recount.data), (0, 0));
     assert_eq!(super::harness::garbage(&*kv).await, 0);
+}
+
+/// Keeps the first window's commit back, as a long queue would, until the collector has read what is there and
+/// commits.
+#[derive(Default)]
+struct LateKv {
+    inner: MemoryKv,
+    late: Mutex<Option<Mutation>>,
+    kept: Notify,
+    /// Changes of data rows that the collector commits before it.
+    ahead: Mutex<Option<usize>>,
+}
+
+#[async_trait]
+impl Kv for LateKv {
+    async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        self.inner.get(key).await
+    }
+
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, ReadError> {
+        self.inner.get_many(keys).await
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Vec<Row>, ReadError> {
+        self.inner.scan(scan).await
+    }
+
+    async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
+        let changes = |table| {
+            let range = key::table(table);
+            mutation.effects.iter().any(|effect| match effect {
+                Effect::Put { key, .. } | Effect::Delete { key } => range.contains(key),
+                Effect::Add { .. } => false,
+            })
+        };
+        let mut ahead = self.ahead.lock().await;
+        match &mut *ahead {
+            None if changes(Table::Tree) && self.late.lock().await.is_none() => {
+                *self.late.lock().await = Some(mutation);
+                self.kept.notify_one();
+                drop(ahead);
+                return std::future::pending().await;
+            }
+            Some(0) => {
+                if let Some(late) = self.late.lock().await.take() {
+                    let _ = self.inner.commit(late).await;
+                }
+            }
+            Some(left) if changes(Table::Data) => *left -= 1,
+            _ => {}
+        }
+        self.inner.commit(mutation).await
+    }
+}
+
+/// A commit that was on its way when its upload was given up is taken back with the rest, or fails.
+#[tokio::test]
+async fn commits_that_outlive_their_upload_leave_nothing() {
+    for ahead in 0..2 {
+        let kv = Arc::new(LateKv::default());
+        let fixture = Fixture::on(Arc::clone(&kv) as Arc<dyn Kv>).await;
+        let mut writer = fixture.store.writer(WriteOptions {
+            expected_bytes: Some(5 * BLOCK as u64),
+            ..fixture.write_options()
+        });
+        let bytes = Bytes::from(content(7, 12 * BLOCK));
+        tokio::select! {
+            _ = async { writer.write(bytes).await.unwrap(); std::future::pending::<()>().await } => {}
+            () = kv.kept.notified() => {}
+        }
+        drop(writer);
+        *kv.ahead.lock().await = Some(ahead);
+        for _ in 0..3 {
+            fixture.collect().await;
+        }
+        assert!(kv.late.lock().await.is_none(), "it came, {ahead} ahead of it");
+        let recount = fixture.store.recount().await.unwrap();
+        assert_eq!(
+            (recount.chunks, recount.data, recount.differences),
+            (0, 0, vec![]),
+            "{ahead} ahead of it"
+        );
+    }
 }
