@@ -221,25 +221,23 @@ impl DataWriter {
         };
         let needed = 2 * self.options.profile.chunk_bytes_max();
         let pool = &self.store.pool;
-        let grown = if buffer.len() < SECOND_BYTES {
-            pool.try_take_leaving(self.target.min(SECOND_BYTES), RESERVE_SHARE)
+        let most = if buffer.len() < SECOND_BYTES {
+            SECOND_BYTES
         } else {
-            pool.try_take_leaving(self.target, RESERVE_SHARE)
+            self.target
         };
-        let grown = match grown {
+        let mut grown = match pool.try_take_leaving(self.target.min(most), RESERVE_SHARE) {
+            Some(grown) => grown,
             None if buffer.len() >= needed => {
                 self.target = buffer.len();
                 self.buffer = Some(buffer);
                 return Ok(());
             }
             // Too short to be cut: it has to wait, with what it holds.
-            None => Some(pool.take(self.target.min(needed)).await?),
-            grown => grown,
+            None => pool.take(self.target.min(needed)).await?,
         };
-        if let Some(mut grown) = grown {
-            grown.extend_from_slice(&buffer);
-            self.buffer = Some(grown);
-        }
+        grown.extend_from_slice(&buffer);
+        self.buffer = Some(grown);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use s3s::{S3Result, dto};
 
 use crate::s3::error::invalid_request;
+use crate::s3::query::pairs;
 
 const METADATA: &str = "x-amz-meta-";
 const SDK_ALGORITHM: &str = "x-amz-sdk-checksum-algorithm";
@@ -35,17 +36,17 @@ pub(super) fn is_taken(operation: &str, key: &str) -> bool {
 
 /// Whether the query asks for the object's checksum.
 pub(super) fn wants_checksum(uri: &Uri) -> bool {
-    pairs(uri).any(|(name, value)| name == CHECKSUM_MODE && value.eq_ignore_ascii_case("ENABLED"))
+    pairs(uri.query()).any(|(name, value)| name == CHECKSUM_MODE && value.eq_ignore_ascii_case("ENABLED"))
 }
 
 /// The headers with those of the query. A header that was sent as well goes before.
 pub(super) fn with_query<'a>(headers: &'a HeaderMap, uri: &Uri) -> S3Result<Cow<'a, HeaderMap>> {
     let mut all = Cow::Borrowed(headers);
-    let mut sums = pairs(uri).filter(|(name, _)| name.starts_with(CHECKSUM));
+    let mut sums = pairs(uri.query()).filter(|(name, _)| name.starts_with(CHECKSUM));
     if sums.any(|(name, value)| decoded(name, value).is_ok_and(|value| OF_NO_BYTES.contains(&value.as_str()))) {
         return Ok(all);
     }
-    for (name, value) in pairs(uri).filter(|(name, _)| *name == SDK_ALGORITHM || name.starts_with(CHECKSUM)) {
+    for (name, value) in pairs(uri.query()).filter(|(name, _)| *name == SDK_ALGORITHM || name.starts_with(CHECKSUM)) {
         if headers.contains_key(name) {
             continue;
         }
@@ -58,7 +59,9 @@ pub(super) fn with_query<'a>(headers: &'a HeaderMap, uri: &Uri) -> S3Result<Cow<
 
 /// Adds the query's metadata to that of the headers, which goes before.
 pub(super) fn add_metadata(metadata: &mut Option<dto::Metadata>, uri: &Uri) -> S3Result<()> {
-    for (name, value) in pairs(uri).filter(|(name, _)| name.len() > METADATA.len() && name.starts_with(METADATA)) {
+    for (name, value) in
+        pairs(uri.query()).filter(|(name, _)| name.len() > METADATA.len() && name.starts_with(METADATA))
+    {
         // It goes back as a header: a name that is none would make the object unreadable.
         let header = HeaderName::from_bytes(decoded(name, name)?.as_bytes()).map_err(|_| unusable(name))?;
         let value = decoded(name, value)?;
@@ -68,11 +71,6 @@ pub(super) fn add_metadata(metadata: &mut Option<dto::Metadata>, uri: &Uri) -> S
         }
     }
     Ok(())
-}
-
-fn pairs(uri: &Uri) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = uri.query().unwrap_or_default().split('&');
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 fn decoded(name: &str, value: &str) -> S3Result<String> {

@@ -16,6 +16,7 @@ mod hoisted;
 mod host;
 mod list;
 mod multipart;
+mod query;
 mod range;
 mod read;
 mod signed;

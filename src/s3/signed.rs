@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use s3s::{S3ErrorCode, S3Result};
 
 use crate::s3::error::{invalid_argument, refuse};
+use crate::s3::query::pairs;
 
 /// The region of a credential's scope that is none: "US", which s3cmd signs for until it is told better.
 pub(super) fn bad_region(headers: &HeaderMap, query: Option<&str>) -> bool {
@@ -65,11 +66,6 @@ fn names<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Option<Cow<'a, s
     }
     let (_, names) = pairs(query).find(|(name, _)| *name == "X-Amz-SignedHeaders")?;
     percent_decode_str(names).decode_utf8().ok()
-}
-
-fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = query.unwrap_or_default().split('&');
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 #[cfg(test)]

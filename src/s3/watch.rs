@@ -13,7 +13,7 @@ use s3s::{HttpRequest, S3Error, S3ErrorCode, S3Result};
 use crate::limits;
 use crate::s3::error::{content_sha256_mismatch, incomplete_body, refuse};
 
-const PAYLOAD_HASH: &str = "x-amz-content-sha256";
+pub(super) const PAYLOAD_HASH: &str = "x-amz-content-sha256";
 /// Of no bytes.
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 

@@ -15,7 +15,8 @@ use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Re
 use crate::object::types::ChecksumAlgorithm;
 use crate::s3::error::{invalid_request, not_implemented, refuse};
 use crate::s3::framing::{SIGNED_CHUNKS, SignedChunks};
-use crate::s3::watch::{self, BodyWatch};
+use crate::s3::query::pairs;
+use crate::s3::watch::{self, BodyWatch, PAYLOAD_HASH};
 use crate::s3::{checksum, range, signed};
 
 /// The S3 service. Cheap to clone.
@@ -94,7 +95,7 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
     watch::begin(request);
     if request
         .headers()
-        .get("x-amz-content-sha256")
+        .get(PAYLOAD_HASH)
         .is_some_and(|hash| hash == SIGNED_CHUNKS)
     {
         let body = std::mem::take(request.body_mut());
@@ -120,7 +121,7 @@ fn prepare_post(request: &mut HttpRequest) -> S3Result<()> {
     if request
         .uri()
         .query()
-        .is_some_and(|query| query.split('&').any(|pair| matches!(pair, "delete" | "delete=")))
+        .is_some_and(|query| pairs(Some(query)).any(|pair| pair == ("delete", "")))
     {
         let frames = Arc::new(Mutex::new(Vec::new()));
         request.extensions_mut().insert(KeptBody(Arc::clone(&frames)));

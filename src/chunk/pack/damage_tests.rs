@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::fuzz::Rows;
 use super::shared::path_in;
+use super::tests::noise;
 use super::*;
 use crate::chunk::pool::BufferPool;
 use crate::chunk::record::{RecordHeader, crc32c};
@@ -118,15 +119,6 @@ fn open(dir: &Path, rows: &Rows) -> (PackSet, prometheus::Registry) {
     };
     let set = PackSet::open(dir, options, ids, BufferPool::new(0), &registry, rows).unwrap();
     (set, registry)
-}
-
-fn noise(length: usize, seed: u64) -> Bytes {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof()
-        .fill(&mut bytes);
-    bytes.into()
 }
 
 fn id(raw: &Bytes) -> ChunkId {

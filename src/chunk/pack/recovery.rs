@@ -31,6 +31,18 @@ pub struct Opened {
     pub entries: Vec<Entry>,
 }
 
+impl Opened {
+    fn new(id: PackId, state: PackState, bytes: u64) -> Self {
+        Self {
+            info: PackInfo { id, state, bytes },
+            entries: Vec::new(),
+        }
+    }
+}
+
+/// A pack, if there is one, and what was done to it.
+type Found = (Option<Opened>, Option<Recovered>);
+
 /// All packs below `dir`, sealed or damaged, and what was done to get there.
 pub fn open_all(dir: &Path, direct: bool, claims: &dyn Claims) -> Result<(Vec<Opened>, Vec<Recovered>), OpenError> {
     create_dir_synced(dir).map_err(|error| at(dir, error))?;
@@ -62,26 +74,11 @@ pub fn open_all(dir: &Path, direct: bool, claims: &dyn Claims) -> Result<(Vec<Op
 }
 
 /// A pack that the disk does not give back now: one bad sector must not keep the others from being read.
-fn unreadable(path: &Path, id: PackId) -> (Option<Opened>, Option<Recovered>) {
-    let info = PackInfo {
-        id,
-        state: PackState::Damaged,
-        bytes: fs::metadata(path).map_or(0, |found| found.len()),
-    };
-    let report = Recovered {
-        pack: id,
-        kind: RecoveredKind::Damaged,
-        records: 0,
-        dropped: 0,
-        damaged: Vec::new(),
-        lost_bytes: 0,
-    };
+fn unreadable(path: &Path, id: PackId) -> Found {
+    let length = fs::metadata(path).map_or(0, |found| found.len());
     (
-        Some(Opened {
-            info,
-            entries: Vec::new(),
-        }),
-        Some(report),
+        Some(Opened::new(id, PackState::Damaged, length)),
+        Some(report(id, RecoveredKind::Damaged, &Scan::default())),
     )
 }
 
@@ -105,14 +102,12 @@ fn pack_id(path: &Path) -> Option<PackId> {
     PackId::from_str(path.file_name()?.to_str()?.strip_suffix(".pack")?).ok()
 }
 
-type Found = (Option<Opened>, Option<Recovered>);
-
 fn open_one(path: &Path, id: PackId, direct: bool, claims: &dyn Claims) -> Result<Found, SalvageError> {
     let file = ReadFile::open(path, false)?;
     let length = file.length()?;
     let end = read_end(&file, id)?;
     if let End::Sealed(_) = end {
-        return Ok((Some(sealed(id, length)), None));
+        return Ok((Some(Opened::new(id, PackState::Sealed, length)), None));
     }
     let found = scan(&file, id, length)?;
     let live = claims.live_bytes(id).map_err(SalvageError::Claims)?;
@@ -121,17 +116,9 @@ fn open_one(path: &Path, id: PackId, direct: bool, claims: &dyn Claims) -> Resul
         let salvaged = salvage(&file, id, length, &found, claims)?;
         return damaged(id, length, found, salvaged, live, claims);
     }
-    let report = |kind| Recovered {
-        pack: id,
-        kind,
-        records: found.entries.len() as u32,
-        dropped: found.dropped,
-        damaged: Vec::new(),
-        lost_bytes: 0,
-    };
     if found.entries.is_empty() {
         remove_file(path)?;
-        return Ok((None, Some(report(RecoveredKind::Removed))));
+        return Ok((None, Some(report(id, RecoveredKind::Removed, &found))));
     }
     let (mut staging, file) = (Staging::new(STAGING_BYTES), AppendFile::open(path, direct)?);
     let bytes = write_footer(&mut staging, &file, id, found.end, &found.entries)?;
@@ -140,18 +127,19 @@ fn open_one(path: &Path, id: PackId, direct: bool, claims: &dyn Claims) -> Resul
     } else {
         RecoveredKind::Sealed
     };
-    Ok((Some(sealed(id, bytes)), Some(report(kind))))
+    let opened = Opened::new(id, PackState::Sealed, bytes);
+    Ok((Some(opened), Some(report(id, kind, &found))))
 }
 
-fn sealed(id: PackId, bytes: u64) -> Opened {
-    let info = PackInfo {
-        id,
-        state: PackState::Sealed,
-        bytes,
-    };
-    Opened {
-        info,
-        entries: Vec::new(),
+/// What to tell of a pack that lost nothing.
+fn report(pack: PackId, kind: RecoveredKind, found: &Scan) -> Recovered {
+    Recovered {
+        pack,
+        kind,
+        records: found.entries.len() as u32,
+        dropped: found.dropped,
+        damaged: Vec::new(),
+        lost_bytes: 0,
     }
 }
 
@@ -159,30 +147,25 @@ fn sealed(id: PackId, bytes: u64) -> Opened {
 fn damaged(
     id: PackId,
     length: u64,
-    found: Scan,
+    mut found: Scan,
     salvaged: Salvaged,
     live: u64,
     claims: &dyn Claims,
 ) -> Result<Found, SalvageError> {
-    let mut entries = found.entries;
-    entries.extend(salvaged.entries);
-    entries.sort_unstable_by_key(|entry| entry.location.offset);
-    for (order, entry) in (0..).zip(&mut entries) {
+    found.entries.extend(salvaged.entries);
+    found.entries.sort_unstable_by_key(|entry| entry.location.offset);
+    for (order, entry) in (0..).zip(&mut found.entries) {
         entry.order = order;
     }
-    let claimed = claimed_bytes(claims, id, &entries).map_err(SalvageError::Claims)?;
+    let claimed = claimed_bytes(claims, id, &found.entries).map_err(SalvageError::Claims)?;
     let report = Recovered {
-        pack: id,
-        kind: RecoveredKind::Damaged,
-        records: entries.len() as u32,
-        dropped: found.dropped,
         damaged: salvaged.damaged,
         lost_bytes: live.saturating_sub(claimed),
+        ..report(id, RecoveredKind::Damaged, &found)
     };
-    let info = PackInfo {
-        id,
-        state: PackState::Damaged,
-        bytes: length,
+    let opened = Opened {
+        entries: found.entries,
+        ..Opened::new(id, PackState::Damaged, length)
     };
-    Ok((Some(Opened { info, entries }), Some(report)))
+    Ok((Some(opened), Some(report)))
 }

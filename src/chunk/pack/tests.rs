@@ -31,7 +31,7 @@ fn open_with(dir: &Path, options: PackOptions) -> PackSet {
     PackSet::open(dir, options, ids, BufferPool::new(0), &registry, &Rows::default()).unwrap()
 }
 
-fn noise(length: usize, seed: u64) -> Bytes {
+pub fn noise(length: usize, seed: u64) -> Bytes {
     let mut bytes = vec![0; length];
     blake3::Hasher::new()
         .update(&seed.to_le_bytes())

@@ -114,16 +114,7 @@ async fn i1_acknowledged_data_reads_back_after_any_crash() {
 async fn i3_a_deleted_pack_is_never_needed_by_what_a_crash_leaves() {
     let kv = Arc::new(LoggedKv::default());
     let fixture = Fixture::on(Arc::clone(&kv) as Arc<dyn Kv>).await;
-    let mut kept = Vec::new();
-    for seed in 0..12 {
-        let bytes = content(seed, MIB / 2);
-        let id = fixture.put(&bytes).await;
-        if seed % 3 == 0 {
-            kept.push((id, bytes));
-        } else {
-            fixture.delete(id).await;
-        }
-    }
+    let kept = fixture.put_and_delete_most().await;
     let before = kv.commits().await.0;
     assert!(fixture.collect().await.packs_deleted > 0);
     // The files are those after the run, when most is gone: any state that a crash may leave must do with them.

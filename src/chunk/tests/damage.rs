@@ -182,16 +182,7 @@ async fn a_recount_finds_a_pack_that_was_cut_off() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pack_that_cannot_be_read_does_not_stop_the_collector() {
     let fixture = Fixture::new().await;
-    let mut kept = Vec::new();
-    for seed in 0..12 {
-        let bytes = content(seed, MIB / 2);
-        let id = fixture.put(&bytes).await;
-        if seed % 3 == 0 {
-            kept.push((id, bytes));
-        } else {
-            fixture.delete(id).await;
-        }
-    }
+    let kept = fixture.put_and_delete_most().await;
     fixture.store.packs.seal_all().await.unwrap();
     fixture.store.unwind(1000).await.unwrap();
     let files = pack_files(fixture.dir.path());

@@ -135,6 +135,21 @@ impl Fixture {
         release(&self.store, data).await.unwrap();
     }
 
+    /// Packs of which most is dead: every third of 12 payloads is kept, and returned.
+    pub async fn put_and_delete_most(&self) -> Vec<(DataId, Vec<u8>)> {
+        let mut kept = Vec::new();
+        for seed in 0..12 {
+            let bytes = content(seed, MIB / 2);
+            let id = self.put(&bytes).await;
+            if seed % 3 == 0 {
+                kept.push((id, bytes));
+            } else {
+                self.delete(id).await;
+            }
+        }
+        kept
+    }
+
     pub async fn collect(&self) -> CollectReport {
         self.store.collect_once().await.unwrap()
     }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -86,9 +86,4 @@ impl LogFile {
         self.path = to;
         Ok(())
     }
-}
-
-/// Makes creations, renames and removals in `dir` durable.
-pub(in crate::kv) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

@@ -16,7 +16,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::buffer::AlignedBuffer;
-use super::file::{LogFault, LogFile, sync_dir};
+use super::file::{LogFault, LogFile};
+use crate::blob::local::sync_dir;
 use crate::ids::Sequence;
 use crate::kv::metrics::KvMetrics;
 use crate::limits::{KIB, MIB};

@@ -15,7 +15,6 @@ mod recover;
 mod tests;
 mod writer;
 
-pub(super) use file::sync_dir;
 pub use file::{LogFault, LogStep};
 pub(super) use frame::{Effect, Effects};
 pub(super) use keeper::{Flushed, Keeper, LogFiles};

@@ -7,10 +7,11 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::buffer::AlignedBuffer;
-use super::file::{LogFile, sync_dir};
+use super::file::LogFile;
 use super::frame::{BLOCK_BYTES, Effects, FRAME_HEADER_BYTES, FileHeader, FrameHeader, effect_header};
 use super::keeper::{LOG_SUFFIX, LogFiles};
 use super::recover::Recovered;
+use crate::blob::local::sync_dir;
 use crate::ids::Sequence;
 use crate::kv::Value;
 use crate::limits::{LOG_FRAME_BYTES_MAX, MIB};

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::kv::log::sync_dir;
+use crate::blob::local::sync_dir;
 
 const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "MANIFEST-";

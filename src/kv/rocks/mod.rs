@@ -28,10 +28,11 @@ use self::deletions::Tidier;
 use self::engine::{Database, FlushState, Miss, Reach};
 use self::in_place::Gates;
 use super::committer::{Committer, Engine};
-use super::log::{Keeper, Log, LogError, LogFiles, recover, sync_dir};
+use super::log::{Keeper, Log, LogError, LogFiles, recover};
 use super::metrics::KvMetrics;
 use super::range::{family_of, half_open};
 use super::{CommitError, Family, Kv, Mutation, ReadError, Row, Scan, Value};
+use crate::blob::local::sync_dir;
 use crate::ids::Sequence;
 
 /// Keys that one call reads in place; more go to the pool, so that no async thread is held up.
