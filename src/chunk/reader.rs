@@ -46,6 +46,8 @@ enum Next {
 /// A range of a payload. Ends after exactly its bytes, or with an error.
 pub struct DataStream {
     ready: VecDeque<Bytes>,
+    /// Whether bytes were given since the caller last had a turn to send them.
+    given: bool,
     next: Option<Next>,
     _pin: ReadPin,
 }
@@ -78,7 +80,13 @@ impl Stream for DataStream {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
+                self.given = true;
                 return Poll::Ready(Some(Ok(bytes)));
+            }
+            // What was given goes out, and others have their turn, before the next extent takes memory.
+            if self.next.is_some() && std::mem::take(&mut self.given) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let result = match self.next.as_mut() {
                 None => return Poll::Ready(None),
@@ -115,6 +123,7 @@ impl ChunkStore {
         };
         let mut stream = DataStream {
             ready: VecDeque::new(),
+            given: false,
             next: None,
             _pin: pin,
         };

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::ready::{Gathered, Ready};
 use super::record::Record;
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -116,7 +117,7 @@ impl Body for RequestBody {
 
 /// An answer's body. The request ends when it is dropped, sent to its end or not.
 pub struct ResponseBody<B> {
-    content: Content<B>,
+    content: Content<Gathered<B>>,
     record: Record,
 }
 
@@ -127,6 +128,10 @@ pub enum Content<B> {
 
 impl<B> ResponseBody<B> {
     pub fn new(content: Content<B>, record: Record) -> Self {
+        let content = match content {
+            Content::Whole(bytes) => Content::Whole(bytes),
+            Content::Stream(body) => Content::Stream(Gathered::new(body)),
+        };
         Self { content, record }
     }
 }
@@ -136,21 +141,21 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    type Data = Bytes;
+    type Data = Ready;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Ready>, BoxError>>> {
         let this = &mut *self;
         let polled = match &mut this.content {
-            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Ready::from(bytes)))),
+            Content::Stream(body) => body.poll_ready(cx),
         };
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => this.record.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Ok(ready))) => this.record.sent(ready.remaining()),
             Poll::Ready(Some(Err(error))) => this.record.failed(&**error),
             Poll::Ready(None) | Poll::Pending => {}
         }
-        polled
+        polled.map_ok(Frame::data)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -14,6 +14,7 @@ mod front;
 mod io_watch;
 mod listener;
 mod lock;
+mod ready;
 mod record;
 pub(crate) mod reply;
 pub(crate) mod root_key;
