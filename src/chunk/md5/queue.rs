@@ -21,10 +21,10 @@ const SLICE_BYTES: usize = 128 * KIB;
 const SLICE_BYTES_MIN: usize = 8 * KIB;
 /// How long a stream that waits for its digest waits for company.
 const FINISH_WAIT: Duration = Duration::from_micros(200);
-/// How long data waits for company.
-const DATA_WAIT: Duration = Duration::from_millis(2);
-/// Bytes of one stream that make it urgent.
-const STREAM_BYTES_URGENT: usize = 4 * MIB;
+/// How long data waits for company: about as long as its window takes to be stored, which the digest need not outrun.
+const DATA_WAIT: Duration = Duration::from_millis(20);
+/// Bytes of one stream that make it urgent: more than one window.
+const STREAM_BYTES_URGENT: usize = 12 * MIB;
 /// Bytes that wait before one thread; more wait for room.
 const QUEUE_BYTES_MAX: usize = 24 * MIB;
 /// What one permit stands for.
