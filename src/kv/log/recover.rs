@@ -148,9 +148,6 @@ pub(in crate::kv) fn recover(
     applied: Sequence,
     apply: &mut dyn FnMut(Effects<'_>, Sequence) -> Result<(), String>,
 ) -> Result<Recovered, LogError> {
-    if applied.0 >= COUNTER_MAX {
-        return Err(corrupt(dir, 0, "the engine's sequence is out of range"));
-    }
     let files = paths(dir, LOG_SUFFIX).map_err(|source| io_error(dir, source))?;
     let mut sources = Vec::new();
     for path in &files {
@@ -174,6 +171,13 @@ pub(in crate::kv) fn recover(
         expected = replay(source, next, expected, applied, &mut state, apply)?;
     }
     state.last = state.last.max(Sequence(expected.0.saturating_sub(1)));
+    // What is written from here on counts further, and must be readable as well.
+    if [state.number, state.end, state.last.0]
+        .iter()
+        .any(|counter| *counter >= COUNTER_MAX / 2)
+    {
+        return Err(corrupt(dir, 0, "its counters are out of range"));
+    }
     Ok(state)
 }
 
