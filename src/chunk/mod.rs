@@ -34,6 +34,7 @@ pub use compose::Piece;
 pub use domain::DomainKey;
 pub use error::{CollectError, ComposeError, MetaError, OpenError, ReadError, WriteError};
 pub use garbage::UnwindReport;
+pub use pack::AppendError;
 pub use reader::DataStream;
 pub use rebuild::RebuildReport;
 pub use recount::{Difference, Recount};

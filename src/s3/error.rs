@@ -9,7 +9,7 @@ use s3s::stream::aws_chunked_stream::AwsChunkedStreamError;
 use s3s::stream::upload_stream::UploadStreamError;
 use s3s::{BodySizeLimitExceeded, S3Error, S3ErrorCode};
 
-use crate::chunk;
+use crate::chunk::{self, AppendError, ComposeError, MetaError, WriteError};
 use crate::iam::AccessDenied;
 use crate::kv;
 use crate::limits;
@@ -82,15 +82,14 @@ impl From<StoreError> for S3Error {
                 "Too many other requests change the same resource. Please try again.",
             );
         }
-        if let StoreError::Data(chunk::ReadError::Busy(_)) | StoreError::Write(chunk::WriteError::Busy(_)) = &error {
+        if let StoreError::Data(chunk::ReadError::Busy(_)) | StoreError::Write(WriteError::Busy(_)) = &error {
             return refuse(S3ErrorCode::SlowDown, "Please reduce your request rate.");
         }
         tracing::error!(error = &error as &dyn Error, "an operation failed in the store");
+        if let Some(why) = takes_no_writes(&error) {
+            return refuse(S3ErrorCode::ServiceUnavailable, why);
+        }
         match error {
-            StoreError::Commit(kv::CommitError::Unavailable(_)) => refuse(
-                S3ErrorCode::ServiceUnavailable,
-                "The store takes no writes at the moment. The server's log tells why.",
-            ),
             StoreError::Unknown(_) => refuse(
                 S3ErrorCode::InternalError,
                 "The outcome of the request is unknown: it may have been applied. Read the object before you try again.",
@@ -101,6 +100,22 @@ impl From<StoreError> for S3Error {
             ),
         }
     }
+}
+
+/// Why the store takes no writes at the moment, if that is what failed.
+fn takes_no_writes(error: &StoreError) -> Option<&'static str> {
+    let commit = match error {
+        StoreError::Write(WriteError::Append(AppendError::Full)) => {
+            return Some("The server's disk is full. Nothing was stored.");
+        }
+        StoreError::Commit(error)
+        | StoreError::Meta(MetaError::Commit(error))
+        | StoreError::Write(WriteError::Meta(MetaError::Commit(error)))
+        | StoreError::Compose(ComposeError::Meta(MetaError::Commit(error))) => error,
+        _ => return None,
+    };
+    let why = "The store takes no writes at the moment. The server's log tells why.";
+    matches!(commit, kv::CommitError::Unavailable(_)).then_some(why)
 }
 
 impl From<BodyError> for S3Error {
@@ -392,6 +407,33 @@ impl From<CompleteError> for S3Error {
             }
             CompleteError::BadChecksum(_) => refuse(S3ErrorCode::BadDigest, format!("Checksum mismatch: {text}.")),
             CompleteError::Place(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_takes_no_writes_says_so_whatever_step_failed() {
+        let full = StoreError::Write(WriteError::Append(AppendError::Full));
+        let steps = |error: kv::CommitError| {
+            let meta = || MetaError::Commit(error.clone());
+            [
+                StoreError::Commit(error.clone()),
+                StoreError::Meta(meta()),
+                StoreError::Write(WriteError::Meta(meta())),
+                StoreError::Compose(ComposeError::Meta(meta())),
+            ]
+        };
+        let code = |error: StoreError| S3Error::from(error).code().clone();
+        let unavailable = steps(kv::CommitError::Unavailable("poisoned".into()));
+        for error in unavailable.into_iter().chain([full]) {
+            assert_eq!(code(error), S3ErrorCode::ServiceUnavailable);
+        }
+        for error in steps(kv::CommitError::Refused("too large".into())) {
+            assert_eq!(code(error), S3ErrorCode::InternalError);
         }
     }
 }
