@@ -101,9 +101,13 @@ pub enum CollectError {
 }
 
 impl CollectError {
-    /// Whether only the pack in hand is to blame, so that others can be emptied.
+    /// Whether only the pack in hand is to blame, so that others can be emptied. A shortage of memory is nobody's.
     pub fn is_of_pack(&self) -> bool {
-        matches!(self, Self::Read(_) | Self::Copy(_))
+        match self {
+            Self::Read(error) => !matches!(error, pack::ReadError::Busy(_)),
+            Self::Copy(_) => true,
+            _ => false,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::runtime::Handle;
@@ -25,7 +26,7 @@ use crate::chunk::trouble::{Trouble, Troubles};
 use crate::clock::Clock;
 use crate::ids::{DataId, DomainId, IdSource, SegmentId};
 use crate::kv::{Counter, Kv};
-use crate::limits::{BUFFER_POOL_BYTES, MIB, SCAN_ROWS_MAX};
+use crate::limits::{BUFFER_POOL_BYTES, BUFFER_WAIT, MIB, SCAN_ROWS_MAX};
 use crate::meta::key::{self, Table, UsageKind, UsageScope};
 use crate::meta::record::Malformed;
 use crate::meta::segment::SegmentRow;
@@ -44,6 +45,8 @@ pub struct ChunkStoreOptions {
     pub compression: Compression,
     /// Plaintext windows and read extents in memory, over all requests.
     pub pool_bytes: usize,
+    /// How long such memory is waited for.
+    pub pool_wait: Duration,
     /// Threads that compute MD5.
     pub md5_threads: usize,
     /// Windows that are chunked, hashed or encoded at the same time.
@@ -61,6 +64,7 @@ impl ChunkStoreOptions {
             packs: PackOptions::default(),
             compression: Compression::default(),
             pool_bytes: BUFFER_POOL_BYTES,
+            pool_wait: BUFFER_WAIT,
             md5_threads: 1,
             cpu_jobs_max: cores,
             tree_cache_bytes: 4 * MIB as u64,
@@ -123,7 +127,7 @@ impl ChunkStore {
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, OpenError> {
         let metrics = ChunkMetrics::new(registry)?;
-        let pool = BufferPool::new(options.pool_bytes);
+        let pool = BufferPool::with_wait(options.pool_bytes, options.pool_wait);
         let packs = {
             let (pool, ids, registry) = (pool.clone(), Arc::clone(&ids), registry.clone());
             let (dir, packs) = (options.packs_dir.clone(), options.packs.clone());

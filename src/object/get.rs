@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::chunk;
 use crate::iam::Grant;
 use crate::ids::Sequence;
 use crate::kv::Scan;
@@ -12,7 +13,7 @@ use crate::meta::upload::ManifestPage;
 use crate::object::attributes::part_checksum;
 use crate::object::conditions::{Current, check_read};
 use crate::object::requests::{GetOutcome, GetRequest, HeadOutcome, ObjectBody};
-use crate::object::types::{Checksum, ETag, ObjectInfo, ObjectKey, RangeSpec};
+use crate::object::types::{Checksum, ETag, IfRange, ObjectInfo, ObjectKey, RangeSpec};
 use crate::object::{GetError, Objects, StoreError, checksum, headers};
 
 /// Times that a read starts again because the object was replaced under it.
@@ -26,15 +27,18 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn current(&self) -> Current {
-        let etag = ETag {
-            md5: self.record.md5,
-            parts: self.record.parts,
-        };
         Current {
             size: self.record.size,
-            etag,
+            etag: etag(&self.record),
             modified: self.record.modified,
         }
+    }
+}
+
+fn etag(record: &ObjectRecord) -> ETag {
+    ETag {
+        md5: record.md5,
+        parts: record.parts,
     }
 }
 
@@ -121,6 +125,9 @@ impl Objects {
                 }
                 // The payload went with the row, if another version is there now; else it is damaged.
                 Ok(None) if seen != Some(found.version) => seen = Some(found.version),
+                Err(StoreError::Data(chunk::ReadError::Busy(spent))) => {
+                    return Err(StoreError::Data(spent.into()).into());
+                }
                 Err(_) if seen != Some(found.version) => seen = Some(found.version),
                 Ok(None) => break,
                 Err(error) => return Err(error.into()),
@@ -164,7 +171,13 @@ impl Objects {
         if let Some(number) = request.part_number {
             return self.select_part(record, number).await;
         }
-        let Some(range) = request.range else {
+        let is_same = match &request.if_range {
+            None => true,
+            Some(IfRange::ETag(tag)) => *tag == etag(record).to_string(),
+            Some(IfRange::Modified(time)) => time.unix_secs() == record.modified.unix_secs(),
+            Some(IfRange::Never) => false,
+        };
+        let Some(range) = request.range.filter(|_| is_same) else {
             return Ok(Selected {
                 first: 0,
                 length: size,
@@ -250,10 +263,7 @@ fn resolve(range: RangeSpec, size: u64) -> Option<(u64, u64)> {
 pub(super) fn info(record: ObjectRecord, bucket: &Bucket) -> Result<ObjectInfo, StoreError> {
     Ok(ObjectInfo {
         size: record.size,
-        etag: ETag {
-            md5: record.md5,
-            parts: record.parts,
-        },
+        etag: etag(&record),
         last_modified: record.modified,
         headers: headers::from_fields(&record.headers, record.storage_class)?,
         checksum: checksum::from_record(record.checksum.as_ref()),

@@ -8,8 +8,8 @@ use crate::ids::UploadId;
 use crate::meta::bucket::{Bucket, Ownership};
 use crate::object::ListedObject;
 use crate::object::types::{
-    BodyStream, Checksum, ChecksumAlgorithm, ChecksumKind, CompletedPart, ETag, Integrity, ObjectHeaders, ObjectInfo,
-    ObjectKey, PartInfo, RangeSpec, ReadConditions, UploadInfo, WriteConditions,
+    BodyStream, Checksum, ChecksumAlgorithm, ChecksumKind, CompletedPart, ETag, IfRange, Integrity, ObjectHeaders,
+    ObjectInfo, ObjectKey, PartInfo, RangeSpec, ReadConditions, UploadInfo, WriteConditions,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -63,6 +63,7 @@ pub struct Written {
 #[derive(Clone, Debug, Default)]
 pub struct GetRequest {
     pub range: Option<RangeSpec>,
+    pub if_range: Option<IfRange>,
     /// Not together with `range`: the wire refuses that.
     pub part_number: Option<u16>,
     pub conditions: ReadConditions,

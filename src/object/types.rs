@@ -95,6 +95,18 @@ pub struct ReadConditions {
     pub if_unmodified_since: Option<Timestamp>,
 }
 
+/// If-Range: the range is only wanted of this version, else the whole object is.
+/// Source: <https://www.rfc-editor.org/rfc/rfc9110.html#section-13.1.5>
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IfRange {
+    /// A strong tag, without its quotes.
+    ETag(String),
+    /// The version's date, to the second.
+    Modified(Timestamp),
+    /// A weak tag, or what is neither tag nor date.
+    Never,
+}
+
 /// The conditions of a write, decided inside its commit.
 #[derive(Clone, Debug, Default)]
 pub struct WriteConditions {

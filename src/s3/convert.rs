@@ -62,7 +62,7 @@ pub(super) fn http_date(time: Timestamp) -> Option<HeaderValue> {
 }
 
 /// Moments before 1970 are taken for 1970.
-fn unix(time: dto::Timestamp) -> Timestamp {
+pub(super) fn unix(time: dto::Timestamp) -> Timestamp {
     let ms = OffsetDateTime::from(time).unix_timestamp_nanos() / 1_000_000;
     Timestamp::from_unix_ms(u64::try_from(ms.max(0)).unwrap_or(u64::MAX))
 }

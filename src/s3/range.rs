@@ -1,7 +1,11 @@
 //! The Range header. S3 ignores one that does not ask for a single range of bytes; s3s refuses it.
 
-use http::header::RANGE;
+use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue};
+use s3s::dto::{Timestamp, TimestampFormat};
+
+use crate::object::types::IfRange;
+use crate::s3::convert;
 
 /// The last byte that s3s can name. No object reaches it.
 const POSITION_MAX: u64 = i64::MAX.unsigned_abs();
@@ -35,6 +39,19 @@ pub(super) fn repaired(sent: &str) -> Option<String> {
             (first <= last).then(|| format!("bytes={first}-{last}"))
         }
     }
+}
+
+/// The version of which the range is wanted. What is neither a strong tag nor a date matches no version.
+pub(super) fn condition(headers: &HeaderMap) -> Option<IfRange> {
+    let sent = headers.get(IF_RANGE)?.to_str().unwrap_or_default().trim();
+    let tag = sent.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+    Some(match tag {
+        Some(tag) => IfRange::ETag(tag.to_owned()),
+        None => match Timestamp::parse(TimestampFormat::HttpDate, sent) {
+            Ok(date) => IfRange::Modified(convert::unix(date)),
+            Err(_) => IfRange::Never,
+        },
+    })
 }
 
 fn position(digits: &str) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! GetObject and HeadObject.
 
+use http::HeaderMap;
 use s3s::{S3Request, S3Result, dto};
 
 use crate::iam::Action;
@@ -8,10 +9,11 @@ use crate::object::types::{ObjectInfo, ReadConditions};
 use crate::s3::checksum::{self, give_checksum};
 use crate::s3::convert::give_object_headers;
 use crate::s3::error::invalid_request;
-use crate::s3::{Gateway, body, caller, convert, hoisted};
+use crate::s3::{Gateway, body, caller, convert, hoisted, range};
 
 /// What both operations are asked.
 fn read_request(
+    headers: &HeaderMap,
     range: Option<dto::Range>,
     part_number: Option<i32>,
     conditions: ReadConditions,
@@ -23,6 +25,7 @@ fn read_request(
     }
     Ok(GetRequest {
         range: range.map(convert::range),
+        if_range: range::condition(headers),
         part_number: part_number.map(convert::part_number).transpose()?,
         conditions,
     })
@@ -68,7 +71,7 @@ pub(super) async fn get_object(
         input.if_modified_since,
         input.if_unmodified_since,
     );
-    let asked = read_request(input.range, input.part_number, conditions)?;
+    let asked = read_request(&request.headers, input.range, input.part_number, conditions)?;
     let wants_checksum = checksum::is_wanted(input.checksum_mode.as_ref()) || hoisted::wants_checksum(&request.uri);
     let outcome = gateway.objects.get(&grant, &convert::key(input.key)?, asked).await?;
     let mut output = dto::GetObjectOutput::default();
@@ -91,7 +94,7 @@ pub(super) async fn head_object(
         input.if_modified_since,
         input.if_unmodified_since,
     );
-    let asked = read_request(input.range, input.part_number, conditions)?;
+    let asked = read_request(&request.headers, input.range, input.part_number, conditions)?;
     let wants_checksum = checksum::is_wanted(input.checksum_mode.as_ref()) || hoisted::wants_checksum(&request.uri);
     let outcome = gateway.objects.head(&grant, &convert::key(input.key)?, asked).await?;
     let mut output = dto::HeadObjectOutput::default();

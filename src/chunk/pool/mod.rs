@@ -65,7 +65,8 @@ impl BufferPool {
         Self::with_wait(budget_bytes, BUFFER_WAIT)
     }
 
-    fn with_wait(budget_bytes: usize, wait: Duration) -> Self {
+    /// As `new`, with a wait of the caller's.
+    pub fn with_wait(budget_bytes: usize, wait: Duration) -> Self {
         let budget_bytes = budget_bytes.max(2 * BUFFER_BYTES_MAX);
         Self(Arc::new(Shared {
             budget_bytes,

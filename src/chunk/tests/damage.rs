@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::harness::{Fixture, LoggedKv, check, content, copy_packs, open_on, pack_files, publish, read};
-use crate::chunk::{ChunkStore, Difference, ReadError, WriteOptions};
+use crate::chunk::pack::ReadError as PackError;
+use crate::chunk::{ChunkStore, CollectError, Difference, ReadError, WriteOptions};
 use crate::ids::DataId;
 use crate::kv::Kv;
 use crate::limits::MIB;
@@ -208,4 +209,23 @@ async fn a_pack_that_cannot_be_read_does_not_stop_the_collector() {
     let report = fixture.collect().await;
     assert!(report.stuck.is_empty() && report.packs_deleted > 0, "{report:?}");
     recovers(&fixture.store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shortage_of_memory_is_no_damage() {
+    let fixture = Fixture::new().await;
+    let kept = fixture.put_and_delete_most().await;
+    fixture.store.packs.seal_all().await.unwrap();
+    let pool = fixture.store.pool().clone();
+    let held: Vec<_> = std::iter::from_fn(|| pool.try_take_leaving(1, usize::MAX)).collect();
+    let error = fixture.store.collect_once().await.unwrap_err();
+    assert!(matches!(error, CollectError::Read(PackError::Busy(_))), "{error}");
+    drop(held);
+    let report = fixture.collect().await;
+    assert!(report.stuck.is_empty() && report.packs_deleted > 0, "{report:?}");
+    for kept in &kept {
+        assert!(reads(&fixture.store, kept).await);
+    }
+    assert_eq!(fixture.store.degraded(), None);
+    fixture.check().await;
 }

@@ -56,6 +56,7 @@ pub fn options(dir: &Path) -> ChunkStoreOptions {
     options.packs.pack_bytes = 2 * MIB as u64;
     options.packs.open_packs = 1;
     options.compression = Compression::Fast;
+    options.pool_wait = Duration::from_secs(3);
     options.collect = CollectOptions {
         dead_percent_max: 15,
         dead_bytes_min: 0,

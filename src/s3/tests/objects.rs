@@ -185,14 +185,49 @@ async fn a_range_that_is_none_is_ignored() {
 async fn a_key_that_xml_cannot_hold_is_not_deleted_by_reference() {
     let gateway = Gateway::with_bucket().await;
     Call::put("/media/a%01").body("x").send(&gateway).await.expect(200);
-    let body = "<Delete><Object><Key>a&#1;</Key></Object></Delete>";
-    let md5 = STANDARD.encode(md5::Md5::digest(body));
-    let call = Call::post("/media")
-        .query("delete", "")
-        .header("content-md5", &md5)
-        .body(body);
+    let call = delete_call("<Delete><Object><Key>a&#1;</Key></Object></Delete>");
     call.send(&gateway).await.refused(400, "MalformedXML");
     Call::head("/media/a%01").send(&gateway).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_key_in_a_cdata_section_deletes_no_other_one() {
+    let gateway = Gateway::with_bucket().await;
+    Call::put("/media/a").body("x").send(&gateway).await.expect(200);
+    let call = delete_call("<Delete><Object><Key>a<![CDATA[b]]></Key></Object></Delete>");
+    call.send(&gateway).await.refused(501, "NotImplemented");
+    Call::head("/media/a").send(&gateway).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_range_of_another_version_gives_the_whole_object() {
+    let (gateway, etag) = with_object().await;
+    let head = Call::head("/media/key").send(&gateway).await.expect(200);
+    let weak = format!("W/{etag}");
+    for (condition, status) in [
+        (etag.as_str(), 206),
+        (head.header("last-modified"), 206),
+        ("\"0123\"", 200),
+        (&weak, 200),
+        (PAST, 200),
+        (FUTURE, 200),
+        ("nonsense", 200),
+    ] {
+        for read in [Call::get("/media/key"), Call::head("/media/key")] {
+            let read = read.header("range", "bytes=4-").header("if-range", condition);
+            let length = read
+                .send(&gateway)
+                .await
+                .expect(status)
+                .header("content-length")
+                .to_owned();
+            assert_eq!(length, if status == 206 { "6" } else { "10" }, "{condition}");
+        }
+    }
+    let beyond = Call::get("/media/key")
+        .header("range", "bytes=10-")
+        .header("if-range", PAST);
+    beyond.send(&gateway).await.expect(200);
 }
 
 #[tokio::test]
