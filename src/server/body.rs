@@ -146,6 +146,7 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Ready>, BoxError>>> {
         let this = &mut *self;
+        this.record.asked();
         let polled = match &mut this.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Ready::from(bytes)))),
             Content::Stream(body) => body.poll_ready(cx),

@@ -71,6 +71,8 @@ pub struct Record {
     operation: Operation,
     status: StatusCode,
     sent: u64,
+    /// Whether it is the client's turn, on a multiplexed connection.
+    is_given: bool,
     failed: bool,
     progress: Option<Arc<Progress>>,
     metrics: Arc<HttpMetrics>,
@@ -95,6 +97,7 @@ impl Record {
             operation,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             sent: 0,
+            is_given: false,
             failed: false,
             progress: None,
             metrics,
@@ -123,6 +126,17 @@ impl Record {
 
     pub fn sent(&mut self, bytes: usize) {
         self.sent += bytes as u64;
+        if self.state.is_multiplexed() {
+            self.is_given = true;
+            self.state.answer_given(self.connections.now());
+        }
+    }
+
+    /// More of the answer is asked for.
+    pub fn asked(&mut self) {
+        if std::mem::take(&mut self.is_given) {
+            self.state.answer_taken(self.connections.now());
+        }
     }
 
     /// The answer's body broke off after its head was sent.
@@ -150,6 +164,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.asked();
         let took = self.started.elapsed();
         let received = self.progress.as_ref().map_or(0, |progress| progress.bytes());
         self.metrics.in_flight.dec();

@@ -35,6 +35,10 @@ pub struct ConnectionState {
     /// Since when the client has taken no byte of what is being written.
     write_blocked_since: AtomicU64,
     multiplexed: AtomicBool,
+    /// Answers of a multiplexed connection that wait until the client has taken what was given of them.
+    given: AtomicU32,
+    /// When bytes of one of them were last given or taken.
+    moved_at: AtomicU64,
     draining: AtomicBool,
     waker: AtomicWaker,
 }
@@ -62,9 +66,25 @@ impl ConnectionState {
         self.head_since.store(0, Relaxed);
     }
 
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Relaxed)
+    }
+
+    /// Bytes of an answer were given; it is the client's turn.
+    pub fn answer_given(&self, now: u64) {
+        self.moved_at.store(now, Relaxed);
+        self.given.fetch_add(1, Relaxed);
+    }
+
+    /// Such an answer is asked for more, or at its end.
+    pub fn answer_taken(&self, now: u64) {
+        self.moved_at.store(now, Relaxed);
+        self.given.fetch_sub(1, Relaxed);
+    }
+
     /// Whether received bytes would be those of a head.
     pub fn awaits_head(&self) -> bool {
-        self.in_flight.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed)
+        self.in_flight.load(Relaxed) == 0 && !self.is_multiplexed()
     }
 
     fn head_started(&self, now: u64) {
@@ -97,7 +117,9 @@ impl ConnectionState {
             let since = since.load(Relaxed);
             since != 0 && now.saturating_sub(since) > millis(limit)
         };
-        if longer(&self.write_blocked_since, limits.body) {
+        // A window that the client does not open blocks no write: nothing is written.
+        let is_stalled = self.given.load(Relaxed) > 0 && longer(&self.moved_at, limits.body);
+        if is_stalled || longer(&self.write_blocked_since, limits.body) {
             return Some(Some(Rejection::SlowReader));
         }
         if self.in_flight.load(Relaxed) > 0 {
@@ -303,6 +325,14 @@ mod tests {
         state.write_blocked(5_000);
         assert_eq!(state.verdict(5_051, &LIMITS), Some(Some(Rejection::SlowReader)));
         state.write_moved();
+        state.answer_given(5_200);
+        state.answer_given(5_210);
+        assert_eq!(state.verdict(5_260, &LIMITS), None);
+        assert_eq!(state.verdict(5_261, &LIMITS), Some(Some(Rejection::SlowReader)));
+        state.answer_taken(5_261);
+        assert_eq!(state.verdict(5_311, &LIMITS), None);
+        state.answer_taken(5_270);
+        assert_eq!(state.verdict(5_400, &LIMITS), None);
         state.request_ended(6_000);
         assert_eq!(state.verdict(6_100, &LIMITS), None);
         assert_eq!(state.verdict(6_101, &LIMITS), Some(None));
