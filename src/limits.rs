@@ -74,7 +74,7 @@ pub const WINDOW_CHUNKS_MAX: usize = 128;
 /// Windows of one upload that are being stored at the same time.
 pub const WINDOWS_IN_FLIGHT: usize = 2;
 /// Bytes of plaintext windows and read extents in memory, over all requests.
-pub const BUFFER_POOL_BYTES: usize = 48 * MIB;
+pub const BUFFER_POOL_BYTES: usize = 64 * MIB;
 /// How long a request waits for such memory before it is answered 503 SlowDown.
 pub const BUFFER_WAIT: Duration = Duration::from_secs(10);
 pub const PACK_BYTES_MAX: u64 = 64 << 20;

@@ -263,3 +263,18 @@ fn chunk_options(config: &Config) -> ChunkStoreOptions {
     };
     options
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is measured of the stores by themselves is what a user gets.
+    #[test]
+    fn the_defaults_of_the_settings_are_those_of_the_stores() {
+        let (config, _) = Config::load_from(None, std::iter::empty(), Default::default()).unwrap();
+        let (rocks, stores) = (rocks_options(&config), RocksOptions::default());
+        assert_eq!(rocks.memtable_bytes, stores.memtable_bytes);
+        assert_eq!(rocks.block_cache_bytes, stores.block_cache_bytes);
+        assert_eq!(chunk_options(&config).pool_bytes, crate::limits::BUFFER_POOL_BYTES);
+    }
+}

@@ -42,8 +42,8 @@ impl Default for RocksOptions {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("data"),
-            memtable_bytes: 32 * MIB,
-            block_cache_bytes: 20 * MIB,
+            memtable_bytes: 40 * MIB,
+            block_cache_bytes: 32 * MIB,
             log_file_bytes: 32 * MIB as u64,
             read_threads: 8,
             open_files_max: 256,
