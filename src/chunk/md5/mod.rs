@@ -76,8 +76,8 @@ impl Md5Stream {
         }
     }
 
-    /// The digest of everything queued. Ask as early as possible and wait for it beside other work: hashing is put off
-    /// until somebody waits.
+    /// The digest of everything queued. Ask when nothing else is left to be done: bytes that nobody waits for are hashed
+    /// in company.
     pub async fn finish(self) -> [u8; 16] {
         let (answer, answered) = oneshot::channel();
         self.queue.finish(self.id, answer);
