@@ -133,14 +133,11 @@ impl ChunkStore {
         Ok(stream)
     }
 
-    /// Bytes that a stream reads at once: less when many read or little memory is left, since a client that is slow to
-    /// take them holds them.
+    /// Bytes that a stream reads at once: fewer when many read or little memory is left, since a slow client holds them.
     fn extent_bytes(&self) -> u64 {
         let half = self.pool.budget_bytes() / 2;
-        if self.pool.available_bytes() < half {
-            return EXTENT_BYTES_MIN as u64;
-        }
-        let fair = half / self.sessions.reads().max(1);
+        let spare = self.pool.available_bytes().saturating_sub(half);
+        let fair = (half / self.sessions.reads().max(1)).min(spare);
         fair.clamp(EXTENT_BYTES_MIN, EXTENT_BYTES_MAX) as u64
     }
 

@@ -181,22 +181,19 @@ async fn a_range_that_is_none_is_ignored() {
     );
 }
 
+/// s3s would resolve the reference, and pass over the section.
 #[tokio::test]
-async fn a_key_that_xml_cannot_hold_is_not_deleted_by_reference() {
+async fn a_key_that_xml_twists_deletes_nothing() {
     let gateway = Gateway::with_bucket().await;
-    Call::put("/media/a%01").body("x").send(&gateway).await.expect(200);
-    let call = delete_call("<Delete><Object><Key>a&#1;</Key></Object></Delete>");
-    call.send(&gateway).await.refused(400, "MalformedXML");
-    Call::head("/media/a%01").send(&gateway).await.expect(200);
-}
-
-#[tokio::test]
-async fn a_key_in_a_cdata_section_deletes_no_other_one() {
-    let gateway = Gateway::with_bucket().await;
-    Call::put("/media/a").body("x").send(&gateway).await.expect(200);
-    let call = delete_call("<Delete><Object><Key>a<![CDATA[b]]></Key></Object></Delete>");
-    call.send(&gateway).await.refused(501, "NotImplemented");
-    Call::head("/media/a").send(&gateway).await.expect(200);
+    for (path, named, status, code) in [
+        ("/media/a%01", "a&#1;", 400, "MalformedXML"),
+        ("/media/a", "a<![CDATA[b]]>", 501, "NotImplemented"),
+    ] {
+        Call::put(path).body("x").send(&gateway).await.expect(200);
+        let call = delete_call(&delete_body(&[named], false));
+        call.send(&gateway).await.refused(status, code);
+        Call::head(path).send(&gateway).await.expect(200);
+    }
 }
 
 #[tokio::test]
