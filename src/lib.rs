@@ -17,6 +17,7 @@ pub mod kv;
 pub mod limits;
 pub mod meta;
 pub mod object;
+mod priority;
 pub mod s3;
 #[cfg(any(test, feature = "fuzzing"))]
 mod script;

@@ -186,10 +186,10 @@ impl ChunkStore {
                 .find(|(id, bytes)| key.chunk_id(bytes) != *id)
                 .map(|(id, _)| *id)
         };
-        match tokio::task::spawn_blocking(job).await {
-            Ok(None) => Ok(()),
-            Ok(Some(id)) => Err(CollectError::Copy(id)),
-            Err(_) => Err(CollectError::Copy(first.id)),
+        match self.bulk.run(job).await {
+            Some(None) => Ok(()),
+            Some(Some(id)) => Err(CollectError::Copy(id)),
+            None => Err(CollectError::Copy(first.id)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The chunk store: every byte above the body limit, once.
 
+mod bulk;
 pub mod chunker;
 pub mod codec;
 mod collect;

@@ -10,6 +10,7 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
+use crate::chunk::bulk::Bulk;
 use crate::chunk::codec::{Codecs, Compression};
 use crate::chunk::collect::CollectOptions;
 use crate::chunk::domain::DomainKey;
@@ -49,8 +50,8 @@ pub struct ChunkStoreOptions {
     pub pool_wait: Duration,
     /// Threads that compute MD5.
     pub md5_threads: usize,
-    /// Windows that are chunked, hashed or encoded at the same time.
-    pub cpu_jobs_max: usize,
+    /// Threads that chunk, hash and encode windows.
+    pub bulk_threads: usize,
     pub tree_cache_bytes: u64,
     pub segment_cache_bytes: u64,
     pub collect: CollectOptions,
@@ -66,7 +67,7 @@ impl ChunkStoreOptions {
             pool_bytes: BUFFER_POOL_BYTES,
             pool_wait: BUFFER_WAIT,
             md5_threads: 1,
-            cpu_jobs_max: cores,
+            bulk_threads: cores,
             tree_cache_bytes: 4 * MIB as u64,
             segment_cache_bytes: 12 * MIB as u64,
             collect: CollectOptions::default(),
@@ -83,8 +84,7 @@ pub struct ChunkStore {
     pub(super) md5: Md5Lanes,
     pub(super) codecs: Codecs,
     pub(super) compression: Compression,
-    /// One permit a blocking job that computes.
-    pub(super) cpu: Arc<Semaphore>,
+    pub(super) bulk: Bulk,
     transfers: Arc<Semaphore>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) domains: Cache<DomainId, Arc<DomainKey>>,
@@ -149,15 +149,17 @@ impl ChunkStore {
             metrics.lost_packs.add(packs.len() as i64);
         }
         let md5 = Md5Lanes::start(options.md5_threads).map_err(OpenError::Threads)?;
+        let bulk =
+            Bulk::start(options.bulk_threads).map_err(|error| OpenError::Threads(std::io::Error::other(error)))?;
         Ok(Arc::new(Self {
             table: PackTable::new(Arc::clone(&kv), clock.clone()),
             kv,
             packs,
             pool,
             md5,
-            codecs: Codecs::new(options.cpu_jobs_max),
+            codecs: Codecs::new(options.bulk_threads),
             compression: options.compression,
-            cpu: Arc::new(Semaphore::new(options.cpu_jobs_max.max(1))),
+            bulk,
             transfers: Arc::new(Semaphore::new((options.pool_bytes / TRANSFER_BYTES).max(1))),
             sessions: Arc::new(Sessions::default()),
             domains: Cache::new(DOMAINS_CACHED_MAX),

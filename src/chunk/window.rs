@@ -124,10 +124,6 @@ impl Window {
     }
 
     async fn cut(&self, tail: oneshot::Sender<usize>) -> Result<Cut, WriteError> {
-        let permit = Arc::clone(&self.store.cpu)
-            .acquire_owned()
-            .await
-            .map_err(|_| WriteError::Stopped)?;
         let (chunker, key, bytes) = (Arc::clone(&self.chunker), Arc::clone(&self.key), self.bytes.clone());
         let (offset, last) = (self.offset, self.last);
         let job = move || {
@@ -139,11 +135,9 @@ impl Window {
             }
             // The writer is gone if it was dropped: its windows end with it.
             let _ = tail.send(bytes.len() - at);
-            let cut = name(&key, &bytes, &ends, offset);
-            drop(permit);
-            cut
+            name(&key, &bytes, &ends, offset)
         };
-        tokio::task::spawn_blocking(job).await.map_err(|_| WriteError::Stopped)
+        self.store.bulk.run(job).await.ok_or(WriteError::Stopped)
     }
 
     /// Looks up `ids` and `segments`. Records in packs that are being collected by now are forgotten.
@@ -192,33 +186,23 @@ impl Window {
             .filter_map(|id| cut.places.get(&id).map(|(start, end)| (*start, *end, id)))
             .collect();
         missing.sort_unstable();
-        let permit = Arc::clone(&self.store.cpu)
-            .acquire_owned()
-            .await
-            .map_err(|_| WriteError::Stopped)?;
         let (store, bytes, hint, domain) = (Arc::clone(&self.store), self.bytes.clone(), self.hint, self.key.id);
         let job = move || {
-            let records: Vec<NewRecord> = missing
-                .iter()
-                .map(|(start, end, id)| {
-                    let raw = bytes.slice(*start..*end);
-                    let mut out = Vec::new();
-                    let codec = store.codecs.encode(&raw, store.compression, hint, &mut out);
-                    let encoded = (codec != Codec::Raw).then_some((codec, out));
-                    NewRecord {
-                        domain,
-                        id: *id,
-                        raw,
-                        encoded,
-                    }
-                })
-                .collect();
-            drop(permit);
-            records
+            let encode = |(start, end, id): (usize, usize, ChunkId)| {
+                let raw = bytes.slice(start..end);
+                let mut out = Vec::new();
+                let codec = store.codecs.encode(&raw, store.compression, hint, &mut out);
+                let encoded = (codec != Codec::Raw).then_some((codec, out));
+                NewRecord {
+                    domain,
+                    id,
+                    raw,
+                    encoded,
+                }
+            };
+            missing.into_iter().map(encode).collect::<Vec<_>>()
         };
-        let records = tokio::task::spawn_blocking(job)
-            .await
-            .map_err(|_| WriteError::Stopped)?;
+        let records = self.store.bulk.run(job).await.ok_or(WriteError::Stopped)?;
         let ids: Vec<ChunkId> = records.iter().map(|record| record.id).collect();
         let locations = self.store.packs.append(records).await?;
         for (id, location) in ids.into_iter().zip(locations) {

@@ -21,6 +21,7 @@ use crate::ids::Sequence;
 use crate::limits::{
     COMMIT_GROUP_BYTES_MAX, COMMIT_GROUP_MUTATIONS_MAX, COMMIT_QUEUE_BYTES_MAX, COMMIT_QUEUE_MAX, KIB,
 };
+use crate::priority;
 
 /// How long the queue stays empty after a synced group before a mark is written.
 const IDLE_BEFORE_MARK: Duration = Duration::from_millis(5);
@@ -95,7 +96,10 @@ impl Committer {
         };
         let thread = std::thread::Builder::new()
             .name("cairn-kv-commit".to_owned())
-            .spawn(move || worker.run())?;
+            .spawn(move || {
+                priority::answer_fast();
+                worker.run();
+            })?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),

@@ -15,6 +15,10 @@ use crate::object::place::Arrived;
 use crate::object::types::{BodyStream, Checksum, ChecksumAlgorithm, Integrity, ObjectHeaders};
 use crate::object::{Objects, ReceiveError, StoreError};
 
+/// After so many bytes of a body the other requests of the thread have their turn: a client that is fast enough would keep
+/// it hashing for as long as its socket has data.
+const TURN_BYTES: u64 = 256 * limits::KIB as u64;
+
 pub(super) struct Incoming {
     pub body: BodyStream,
     pub content_length: Option<u64>,
@@ -62,7 +66,13 @@ impl Objects {
                 return Err(ReceiveError::TooLarge);
             }
             match &mut writer {
-                Some(writer) => write(writer, piece).await?,
+                Some(writer) => {
+                    let before = size - piece.len() as u64;
+                    write(writer, piece).await?;
+                    if size / TURN_BYTES > before / TURN_BYTES {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 None => {
                     pieces.push(piece);
                     if size > inline_bytes_max as u64 {

@@ -7,6 +7,7 @@ use prometheus::Registry;
 
 use crate::config::Config;
 use crate::limits::BLOCKING_THREADS_MAX;
+use crate::priority;
 use crate::telemetry;
 
 mod body;
@@ -64,6 +65,7 @@ fn start(config: Config, registry: Registry) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("cairn-async")
+        .on_thread_start(priority::answer_fast)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(ServeError::Threads)?;

@@ -16,6 +16,8 @@ mod worker;
 
 use queue::{Queue, StreamId};
 
+use crate::priority;
+
 /// Hashing threads. Dropping it ends them once every queued byte is hashed; streams that are left hash for themselves.
 pub struct Md5Lanes {
     queues: Vec<Arc<Queue>>,
@@ -33,7 +35,10 @@ impl Md5Lanes {
             let queue = Arc::new(Queue::new());
             lanes.queues.push(Arc::clone(&queue));
             let thread = thread::Builder::new().name(format!("md5-{number}"));
-            lanes.threads.push(thread.spawn(move || worker::run(&queue))?);
+            lanes.threads.push(thread.spawn(move || {
+                priority::give_way();
+                worker::run(&queue);
+            })?);
         }
         Ok(lanes)
     }

@@ -25,6 +25,7 @@ use crate::chunk::pack::{
 };
 use crate::chunk::pool::BufferPool;
 use crate::ids::{ChunkId, IdSource, PackId};
+use crate::priority;
 
 /// All packs of one directory. Dropping it does what is queued, seals the open packs and ends their threads, which
 /// blocks for some milliseconds.
@@ -64,9 +65,10 @@ impl PackSet {
         };
         for slot in 0..set.shared.slots.len() {
             let syncer = Syncer::new(Arc::clone(&set.shared), slot);
-            let spawned = thread::Builder::new()
-                .name(format!("pack-{slot}"))
-                .spawn(move || syncer.run());
+            let spawned = thread::Builder::new().name(format!("pack-{slot}")).spawn(move || {
+                priority::give_way();
+                syncer.run();
+            });
             set.syncers.push(spawned.map_err(|error| OpenError::Io {
                 path: dir.to_path_buf(),
                 error,

@@ -9,7 +9,16 @@ use syn::visit::Visit;
 use crate::source::{Finding, Source};
 
 const LAYERS: [&[&str]; 8] = [
-    &["ids", "limits", "clock", "config", "script", "shutdown", "telemetry"],
+    &[
+        "ids",
+        "limits",
+        "clock",
+        "config",
+        "priority",
+        "script",
+        "shutdown",
+        "telemetry",
+    ],
     &["kv", "blob", "policy"],
     &["meta"],
     &["chunk", "events"],
