@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::group::{Base, Group, validate};
-use super::log::{Effects, Log};
+use super::log::{AppendError, Effects, Log};
 use super::metrics::KvMetrics;
 use super::{CommitError, Durability, Mutation};
 use crate::ids::Sequence;
@@ -245,12 +245,18 @@ impl<E: Engine + Sync> Worker<E> {
             self.write(&group, count, is_synced)
         };
         metrics.group_mutations.observe(f64::from(count));
-        if let Err(why) = &written {
+        if let Err(WriteError::Unknown(why)) = &written {
             self.shared.poison(why);
         }
         for (answer, outcome, _place) in answers {
+            // A conflict may be one with a mutation of this group.
             let outcome = match (outcome, &written) {
-                (Ok(_), Err(why)) => Err(CommitError::Unknown(why.clone())),
+                (Ok(_) | Err(CommitError::Conflict { .. }), Err(WriteError::Unknown(why))) => {
+                    Err(CommitError::Unknown(why.clone()))
+                }
+                (Ok(_) | Err(CommitError::Conflict { .. }), Err(WriteError::Nothing(why))) => {
+                    Err(CommitError::Unavailable(why.clone()))
+                }
                 (outcome, _) => outcome,
             };
             // A caller that went away is no error: what it asked for is done.
@@ -258,28 +264,44 @@ impl<E: Engine + Sync> Worker<E> {
         }
     }
 
-    /// Logs, syncs and applies the group. After an error it is unknown what of it will be there after a restart.
-    fn write(&mut self, group: &Group, count: u32, is_synced: bool) -> Result<(), String> {
+    /// Logs, syncs and applies the group.
+    fn write(&mut self, group: &Group, count: u32, is_synced: bool) -> Result<(), WriteError> {
         self.log.start_frame();
         for (key, value) in group.effects() {
             self.log.push(key, value);
         }
-        self.log
-            .append(count)
-            .map_err(|error| format!("writing the commit log failed: {error}"))?;
+        self.log.append(count)?;
         if is_synced {
             self.log
                 .sync()
-                .map_err(|error| format!("syncing the commit log failed: {error}"))?;
+                .map_err(|error| WriteError::Unknown(format!("syncing the commit log failed: {error}")))?;
         }
-        self.engine.apply(self.log.appended(), self.log.last())?;
-        Ok(())
+        let applied = self.engine.apply(self.log.appended(), self.log.last());
+        applied.map_err(WriteError::Unknown)
     }
 
     fn mark(&mut self) {
         if let Err(error) = self.log.mark() {
             self.shared
                 .poison(&format!("writing a mark to the commit log failed: {error}"));
+        }
+    }
+}
+
+/// Why a group was not written.
+enum WriteError {
+    /// Nothing of it was, and nothing of it will be there.
+    Nothing(String),
+    /// It is unknown what of it will be there after a restart.
+    Unknown(String),
+}
+
+impl From<AppendError> for WriteError {
+    fn from(error: AppendError) -> Self {
+        let why = error.to_string();
+        match error {
+            AppendError::NoFile(_) => Self::Nothing(why),
+            AppendError::Failed(_) => Self::Unknown(why),
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::blob::local::write_direct_or_not;
 /// A step of the log that a test can make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogStep {
+    /// A new file, with its space.
+    Create,
     Write,
     Sync,
 }
@@ -34,6 +36,7 @@ pub(super) struct LogFile {
 impl LogFile {
     /// A new empty file.
     pub fn create(path: PathBuf, fault: Option<Arc<dyn LogFault>>) -> io::Result<Self> {
+        fault.as_ref().map_or(Ok(()), |fault| fault.before(LogStep::Create))?;
         File::create_new(&path)?;
         Self::open(path, fault)
     }
@@ -75,10 +78,13 @@ impl LogFile {
     }
 
     /// Reserves space without writing it; where the file system cannot, the writes do it one by one.
-    pub fn reserve(&mut self, bytes: u64) {
-        if rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes).is_ok() {
-            self.bytes = self.bytes.max(bytes);
+    pub fn reserve(&mut self, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => self.bytes = self.bytes.max(bytes),
+            Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
     pub fn rename(&mut self, to: PathBuf) -> io::Result<()> {

@@ -187,7 +187,7 @@ fn append(dir: &Path, found: &Recovered, groups: &[(usize, bool)]) -> Written {
         let bytes = vec![version.0 as u8; *size].into();
         log.push(&key, Some(&Value { bytes, version }));
         if let Err(error) = log.append(1) {
-            failed(error);
+            failed(std::io::Error::other(error));
         }
         if log.position().0 != path {
             // The files before were synced when this one began.

@@ -118,9 +118,12 @@ impl LogFiles {
         if let Some(spare) = spare {
             return Ok(spare);
         }
-        let mut file = LogFile::create(self.spare_path(), self.fault.clone())?;
-        file.reserve(self.file_bytes);
-        Ok(file)
+        let path = self.spare_path();
+        let made = LogFile::create(path.clone(), self.fault.clone()).and_then(|mut file| {
+            file.reserve(self.file_bytes)?;
+            Ok(file)
+        });
+        made.inspect_err(|_| discard(&path))
     }
 
     pub(super) fn close(&self, path: PathBuf, last: Sequence, bytes: u64) {
@@ -135,7 +138,14 @@ impl LogFiles {
     }
 
     fn make_spare(&self, bytes: u64, pause: Duration) -> io::Result<LogFile> {
-        let mut file = LogFile::create(self.spare_path(), self.fault.clone())?;
+        let path = self.spare_path();
+        let made = self.fill_spare(path.clone(), bytes, pause);
+        // Half a spare on a full disk would keep it full.
+        made.inspect_err(|_| discard(&path))
+    }
+
+    fn fill_spare(&self, path: PathBuf, bytes: u64, pause: Duration) -> io::Result<LogFile> {
+        let mut file = LogFile::create(path, self.fault.clone())?;
         let zeros = AlignedBuffer::zeroed(ZERO_SLICE_BYTES);
         while file.bytes < bytes && !self.state.lock().is_stopping {
             file.write(zeros.as_slice(), file.bytes)?;
@@ -179,6 +189,15 @@ impl LogFiles {
             self.state.lock().spares.push(spare);
         }
         Ok(())
+    }
+}
+
+/// Removes a spare that was not finished. What cannot be removed goes at the next start.
+pub(super) fn discard(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, path = %path.display(), "an unfinished log file could not be removed");
     }
 }
 

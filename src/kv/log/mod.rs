@@ -19,7 +19,7 @@ pub use file::{LogFault, LogStep};
 pub(super) use frame::{Effect, Effects};
 pub(super) use keeper::{Flushed, Keeper, LogFiles};
 pub(super) use recover::recover;
-pub(super) use writer::Log;
+pub(super) use writer::{AppendError, Log};
 
 /// Why a commit log could not be recovered.
 #[derive(Debug, thiserror::Error)]

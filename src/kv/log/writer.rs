@@ -19,7 +19,17 @@ use crate::limits::{LOG_FRAME_BYTES_MAX, MIB};
 /// Bytes of the frame buffer that are kept between groups.
 const BUFFER_KEEP_BYTES: usize = MIB;
 
-/// The log's writing end. After an error nothing may be appended any more; the committer sees to it.
+/// Why a frame was not appended.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::kv) enum AppendError {
+    /// There is no room for another file. Nothing was written, and the log is as it was: it can be tried again.
+    #[error("no new file for the commit log: {0}")]
+    NoFile(io::Error),
+    #[error("writing the commit log failed: {0}")]
+    Failed(#[from] io::Error),
+}
+
+/// The log's writing end. After an error other than [`AppendError::NoFile`] nothing may be appended any more; the committer sees to it.
 pub(in crate::kv) struct Log {
     files: Arc<LogFiles>,
     file: LogFile,
@@ -46,7 +56,9 @@ impl Log {
             first: Sequence(applied.0 + 1),
             previous: found.previous,
         };
-        let file = start_file(&files, &header)?;
+        let file = start_file(&files, &header).map_err(|error| match error {
+            AppendError::NoFile(error) | AppendError::Failed(error) => error,
+        })?;
         Ok(Self {
             files,
             file,
@@ -88,13 +100,13 @@ impl Log {
 
     /// Writes the frame of `count` mutations that the buffer holds, and returns its effects. Not durable until
     /// [`Log::sync`].
-    pub fn append(&mut self, count: u32) -> io::Result<Effects<'_>> {
+    pub fn append(&mut self, count: u32) -> Result<Effects<'_>, AppendError> {
         let length = u32::try_from(self.buffer.len()).map_err(io::Error::other)?;
         if self.buffer.len() > LOG_FRAME_BYTES_MAX {
             // Recovery would take it for damage. The committer keeps groups far below.
-            return Err(io::Error::other(format!(
-                "a frame of {length} bytes; {LOG_FRAME_BYTES_MAX} are allowed"
-            )));
+            return Err(
+                io::Error::other(format!("a frame of {length} bytes; {LOG_FRAME_BYTES_MAX} are allowed")).into(),
+            );
         }
         self.buffer.pad();
         let padded = self.buffer.len() as u64;
@@ -143,14 +155,19 @@ impl Log {
     /// frame cannot be taken for a torn tail.
     pub fn mark(&mut self) -> io::Result<()> {
         self.start_frame();
-        self.append(0)?;
+        match self.append(0) {
+            Ok(_) => {}
+            Err(AppendError::Failed(error)) => return Err(error),
+            // It is still wanted.
+            Err(AppendError::NoFile(_)) => return Ok(()),
+        }
         self.sync()?;
         self.wants_mark = false;
         Ok(())
     }
 
     /// Goes on in a new file. What is in the old one is made durable first: a file's existence says so.
-    fn roll(&mut self) -> io::Result<()> {
+    fn roll(&mut self) -> Result<(), AppendError> {
         self.file.sync()?;
         let header = FileHeader {
             is_fresh: false,
@@ -171,8 +188,8 @@ impl Log {
 }
 
 /// Makes a spare the log's next file. It gets its name once its header is durable.
-fn start_file(files: &LogFiles, header: &FileHeader) -> io::Result<LogFile> {
-    let mut file = files.take_spare()?;
+fn start_file(files: &LogFiles, header: &FileHeader) -> Result<LogFile, AppendError> {
+    let mut file = files.take_spare().map_err(AppendError::NoFile)?;
     let mut block = AlignedBuffer::zeroed(BLOCK_BYTES);
     header.encode(block.as_mut_slice());
     file.write(block.as_slice(), 0)?;

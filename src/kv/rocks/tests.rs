@@ -125,16 +125,62 @@ async fn a_flipped_byte_in_the_log_is_reported() {
 struct Failing {
     sync: AtomicBool,
     write: AtomicBool,
+    create: AtomicBool,
 }
 
 impl LogFault for Failing {
     fn before(&self, step: LogStep) -> io::Result<()> {
-        let flag = if step == LogStep::Sync { &self.sync } else { &self.write };
+        let flag = match step {
+            LogStep::Sync => &self.sync,
+            LogStep::Write => &self.write,
+            LogStep::Create => &self.create,
+        };
         if flag.load(Ordering::SeqCst) {
             Err(io::Error::other("the disk is gone"))
         } else {
             Ok(())
         }
+    }
+}
+
+/// A full disk: no file can be begun, and those that are there take what fits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_room_for_a_file_writes_wait_for_room_and_no_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let fault = Arc::new(Failing::default());
+    let with_fault = RocksOptions {
+        log_fault: Some(fault.clone()),
+        log_file_bytes: 1 << 20,
+        ..options(dir.path())
+    };
+    let kv = RocksKv::open(with_fault, &prometheus::Registry::new()).await.unwrap();
+    fault.create.store(true, Ordering::SeqCst);
+    let mut written = 0;
+    let refused = loop {
+        let mut mutation = Mutation::new();
+        mutation.absent(suite::key(Family::Rest, &format!("large {written}")));
+        mutation.put(suite::key(Family::Rest, &format!("large {written}")), vec![7; 200_000]);
+        match kv.commit(mutation).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 200, "the log never needed a file");
+    };
+    assert!(matches!(refused, CommitError::Unavailable(_)), "{refused}");
+    assert_eq!(kv.health(), Ok(()));
+    // What was refused is not there, now or later.
+    let lost = suite::key(Family::Rest, &format!("large {written}"));
+    assert_eq!(kv.get(&lost).await.unwrap(), None);
+    fault.create.store(false, Ordering::SeqCst);
+    write(&kv, 0..10).await;
+    kv.shutdown().await;
+    drop(kv);
+    let kv = open(dir.path()).await;
+    check(&kv, 10).await;
+    assert_eq!(kv.get(&lost).await.unwrap(), None);
+    for number in 0..written {
+        let key = suite::key(Family::Rest, &format!("large {number}"));
+        assert_eq!(kv.get(&key).await.unwrap().unwrap().bytes.len(), 200_000);
     }
 }
 
