@@ -25,6 +25,7 @@ use crate::meta::domain::DomainRow;
 use crate::meta::object::{OBJECT_RECORD_BYTES_MAX, ObjectHead, ObjectRecord, decode_headers, encode_headers};
 use crate::meta::pack::PackRow;
 use crate::meta::record::Malformed;
+use crate::meta::scrub::ScrubRow;
 use crate::meta::segment::{SEGMENT_ENTRIES_MAX, SegmentRow};
 use crate::meta::tree::TreeRow;
 use crate::meta::upload::{CompletedRecord, ManifestPage, PartRecord, Sweep, UploadRecord};
@@ -263,6 +264,10 @@ fn stable<R: PartialEq + std::fmt::Debug>(
 pub fn meta_records(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     let bytes = Bytes::copy_from_slice(rest);
+    // Kinds that came later take single numbers, so that the corpus keeps its meaning.
+    if *kind == b's' {
+        return drop(stable(&bytes, ScrubRow::decode, ScrubRow::encode));
+    }
     match kind % 17 {
         0 => drop(stable(
             &bytes,

@@ -20,8 +20,12 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+mod check;
+mod scrub;
 mod usage;
 
+pub use check::{BadObject, CheckReport, Repaired};
+pub use scrub::{DamagedChunk, DamagedObject, ScrubReport};
 pub use usage::{BucketUsage, Recount, UsageReport};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
@@ -43,6 +47,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Reads every row and compares: takes as long as the store is large.
     async fn recount(&self) -> Result<Recount, String>;
+
+    /// Compares everything, and with `read_data` reads every byte: takes as long as the store is large.
+    async fn check(&self, read_data: bool) -> Result<CheckReport, String>;
+
+    /// How the scrub stands and what it found.
+    async fn scrub(&self) -> Result<ScrubReport, String>;
 
     /// Brings metrics up to date that are computed when they are asked for.
     async fn refresh_metrics(&self);
@@ -120,9 +130,12 @@ impl Admin {
             "/metrics" => self.metrics().await,
             "/v1/usage" => json(self.backend.usage().await),
             "/v1/recount" => json(self.backend.recount().await),
+            "/v1/check" => json(self.backend.check(request.uri().query() == Some("read_data")).await),
+            "/v1/scrub" => json(self.backend.scrub().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount\n".to_owned(),
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check\n"
+                    .to_owned(),
             ),
         }
     }

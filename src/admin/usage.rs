@@ -88,7 +88,7 @@ impl fmt::Display for UsageReport {
 }
 
 /// Bytes in the largest binary unit that leaves a whole part, with one decimal.
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let step = (bytes.max(1).ilog2() / 10).min(5);
     let unit = UNITS.get(step as usize).copied().unwrap_or_default();

@@ -188,7 +188,11 @@ impl ChunkStore {
         let mut sealed = false;
         loop {
             let dead = self.dead().await?;
-            let tolerated = (dead.total / 100 * self.collect.dead_percent_max).max(self.collect.dead_bytes_min);
+            let tolerated = if self.space.has_room() {
+                (dead.total / 100 * self.collect.dead_percent_max).max(self.collect.dead_bytes_min)
+            } else {
+                0
+            };
             let mut excess = dead.sum.saturating_sub(tolerated);
             let open = dead.packs.iter().any(|(_, info)| info.state == FileState::Open);
             let wanted = |info: &PackInfo| info.state != FileState::Open && !tried.contains(&info.id);

@@ -1,8 +1,6 @@
 //! Moves the live records of a pack: copied as they are stored, read back, then each chunk row is swung over under a
 //! guard.
 
-use bytes::Bytes;
-
 use crate::chunk::collect::{CollectReport, Emptied};
 use crate::chunk::error::{CollectError, MetaError, ReadError};
 use crate::chunk::index::{self, Known};
@@ -44,7 +42,11 @@ impl ChunkStore {
     }
 
     /// The records that chunk rows point to.
-    async fn live(&self, pack: PackId, entries: &[Entry]) -> Result<Vec<(Wanted, Known<ChunkRow>)>, MetaError> {
+    pub(super) async fn live(
+        &self,
+        pack: PackId,
+        entries: &[Entry],
+    ) -> Result<Vec<(Wanted, Known<ChunkRow>)>, MetaError> {
         let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
         let rows = index::chunks(&*self.kv, &ids).await?;
         let live = entries.iter().zip(rows).filter_map(|(entry, known)| {
@@ -167,35 +169,18 @@ impl ChunkStore {
             ..*record
         });
         for extent in extents(wanted) {
-            let Some(first) = extent.records().first().copied() else {
-                continue;
-            };
+            let records = extent.records().to_vec();
             let read = self.packs.read(extent).await?;
-            self.verify(first, read).await?;
+            if let Some(bad) = self.misnamed(&records, read).await?.first() {
+                return Err(CollectError::Copy(*bad));
+            }
         }
         Ok(())
-    }
-
-    async fn verify(&self, first: Wanted, read: Vec<(ChunkId, Bytes)>) -> Result<(), CollectError> {
-        let key = self
-            .domain(first.domain)
-            .await
-            .map_err(|_| CollectError::Copy(first.id))?;
-        let job = move || {
-            read.iter()
-                .find(|(id, bytes)| key.chunk_id(bytes) != *id)
-                .map(|(id, _)| *id)
-        };
-        match self.bulk.run(job).await {
-            Some(None) => Ok(()),
-            Some(Some(id)) => Err(CollectError::Copy(id)),
-            None => Err(CollectError::Copy(first.id)),
-        }
     }
 }
 
 /// Groups records, in their order, into as few extents as can be.
-fn extents(records: impl Iterator<Item = Wanted>) -> Vec<Extent> {
+pub(super) fn extents(records: impl Iterator<Item = Wanted>) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::new();
     for wanted in records {
         if !extents

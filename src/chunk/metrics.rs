@@ -29,6 +29,11 @@ pub(super) struct ChunkMetrics {
     pub collected_bytes: IntCounter,
     pub moved_bytes: IntCounter,
     pub collect_errors: IntCounter,
+    pub scrubbed_records: IntCounter,
+    pub scrubbed_bytes: IntCounter,
+    pub scrub_damaged: IntCounter,
+    /// Unix seconds; 0 before the first.
+    pub scrub_finished: IntGauge,
     /// Packs that cannot be emptied: a live record in them is damaged, or a counter does not fit.
     pub stuck_packs: IntGauge,
     /// Packs that are missing or damaged and that rows point to.
@@ -69,6 +74,13 @@ impl ChunkMetrics {
             collected_bytes: counter("collected_bytes", "Bytes of packs deleted by the collector")?,
             moved_bytes: counter("moved_bytes", "Record bytes moved by the collector")?,
             collect_errors: counter("collect_errors", "Runs of the collector that stopped early")?,
+            scrubbed_records: counter("scrubbed_records", "Records verified by the scrub")?,
+            scrubbed_bytes: counter("scrubbed_bytes", "Record bytes verified by the scrub")?,
+            scrub_damaged: counter("scrub_damaged", "Damaged records found by the scrub, anew at each pass")?,
+            scrub_finished: gauge(
+                "scrub_finished_seconds",
+                "When the scrub last finished a pass, in Unix time",
+            )?,
             stuck_packs: gauge("stuck_packs", "Packs that the collector cannot empty")?,
             lost_packs: gauge(
                 "lost_packs",

@@ -10,6 +10,7 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
+use crate::blob::space::Space;
 use crate::chunk::bulk::Bulk;
 use crate::chunk::codec::{Codecs, Compression};
 use crate::chunk::collect::CollectOptions;
@@ -55,11 +56,14 @@ pub struct ChunkStoreOptions {
     pub tree_cache_bytes: u64,
     pub segment_cache_bytes: u64,
     pub collect: CollectOptions,
+    /// Without room on the disk, the collector takes back what it can.
+    pub space: Arc<Space>,
 }
 
 impl ChunkStoreOptions {
     pub fn new(packs_dir: PathBuf) -> Self {
         let cores = available_parallelism().map_or(2, NonZeroUsize::get);
+        let space = Arc::new(Space::new(&packs_dir, 0));
         Self {
             packs_dir,
             packs: PackOptions::default(),
@@ -71,6 +75,7 @@ impl ChunkStoreOptions {
             tree_cache_bytes: 4 * MIB as u64,
             segment_cache_bytes: 12 * MIB as u64,
             collect: CollectOptions::default(),
+            space,
         }
     }
 }
@@ -96,6 +101,7 @@ pub struct ChunkStore {
     /// Names this process in the building rows.
     pub(super) boot: [u8; 16],
     pub(super) collect: CollectOptions,
+    pub(super) space: Arc<Space>,
     /// Held by the one run of the collector, and by who needs the references to rest.
     pub(super) collecting: Mutex<()>,
     pub(super) troubles: Troubles,
@@ -117,6 +123,11 @@ pub struct StoreUsage {
 }
 
 impl ChunkStore {
+    /// Whether the disk has room for new data.
+    pub fn has_room(&self) -> bool {
+        self.space.has_room()
+    }
+
     /// Opens the packs and makes the rows agree with the files. Building data of an earlier process is found by the
     /// collector. Must be the only store on its directory and its metadata.
     pub async fn open(
@@ -171,6 +182,7 @@ impl ChunkStore {
             clock,
             ids,
             collect: options.collect,
+            space: options.space,
             collecting: Mutex::new(()),
             troubles,
             metrics,

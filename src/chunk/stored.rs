@@ -1,5 +1,7 @@
 //! A payload that is stored and belongs to nothing yet.
 
+use bytes::Bytes;
+
 use crate::chunk::session::Session;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{DataId, Sequence};
@@ -35,12 +37,14 @@ impl StoredData {
 }
 
 impl ChunkStore {
-    /// Adds to `m` what makes `data` live: the caller's own rows in the same mutation are its owner.
-    pub fn publish(&self, m: &mut Mutation, data: &StoredData) {
+    /// Adds to `m` what makes `data` live: the caller's own rows in the same mutation are its owner, and `owner` is the key
+    /// of the object or upload row by which damage of the data is told.
+    pub fn publish(&self, m: &mut Mutation, data: &StoredData, owner: Bytes) {
         m.unchanged(key::data(data.id), Some(data.version));
         let live = DataRow {
             state: DataState::Live,
             size: data.size,
+            owner,
             ..data.row.clone()
         };
         m.put(key::data(data.id), live.encode());

@@ -103,6 +103,7 @@ impl ChunkStore {
             size: 0,
             boot: self.boot,
             created: self.clock.now(),
+            owner: Bytes::new(),
             unknown: UnknownFields::default(),
         }
     }

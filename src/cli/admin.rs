@@ -1,10 +1,13 @@
 //! `cairn admin`: asks the admin listener of a running gateway.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::admin::UsageReport;
+use serde::de::DeserializeOwned;
+
+use crate::admin::{CheckReport, ScrubReport, UsageReport};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer: the usage of some hundred thousand buckets.
@@ -21,11 +24,30 @@ pub enum AdminError {
 }
 
 pub fn usage(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
-    let body = get(address, "/v1/usage")?;
+    report::<UsageReport>(address, "/v1/usage", as_json)
+}
+
+pub fn scrub(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
+    report::<ScrubReport>(address, "/v1/scrub", as_json)
+}
+
+/// Waits as long as it takes.
+pub fn check(address: SocketAddr, read_data: bool) -> Result<CheckReport, AdminError> {
+    let path = if read_data { "/v1/check?read_data" } else { "/v1/check" };
+    let body = get_within(address, path, None)?;
+    serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })
+}
+
+fn report<T: DeserializeOwned + fmt::Display>(
+    address: SocketAddr,
+    path: &str,
+    as_json: bool,
+) -> Result<String, AdminError> {
+    let body = get(address, path)?;
     if as_json {
         return Ok(body);
     }
-    let report: UsageReport = serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })?;
+    let report: T = serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })?;
     Ok(report.to_string())
 }
 
@@ -35,8 +57,13 @@ pub fn health(address: SocketAddr) -> Result<String, AdminError> {
 
 /// One HTTP/1.0 request, so that the answer ends where the connection does.
 fn get(address: SocketAddr, path: &str) -> Result<String, AdminError> {
+    get_within(address, path, Some(TIMEOUT))
+}
+
+/// `timeout`: without a byte of the answer.
+fn get_within(address: SocketAddr, path: &str, timeout: Option<Duration>) -> Result<String, AdminError> {
     let address = reachable(address);
-    let answer = exchange(address, path).map_err(|source| AdminError::Unreachable { address, source })?;
+    let answer = exchange(address, path, timeout).map_err(|source| AdminError::Unreachable { address, source })?;
     let (status, body) = split(&answer).ok_or(AdminError::Foreign { address })?;
     if status == 200 {
         Ok(body.to_owned())
@@ -54,9 +81,9 @@ pub(crate) fn split(answer: &str) -> Option<(u16, &str)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
-fn exchange(address: SocketAddr, path: &str) -> io::Result<String> {
+fn exchange(address: SocketAddr, path: &str, timeout: Option<Duration>) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(timeout)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();

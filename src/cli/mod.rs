@@ -11,6 +11,7 @@ use crate::config::{self, Config, ConfigError, Kind, SETTINGS, Values};
 use crate::server;
 
 pub(crate) mod admin;
+mod check;
 
 /// Why a command failed, as its user reads it.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,14 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             }
         }
         Some(("version", _)) => println!("cairn {}", env!("CARGO_PKG_VERSION")),
+        Some(("check", matches)) => {
+            let (config, _) = load(matches)?;
+            let request = server::CheckRequest {
+                read_data: matches.get_flag("read-data"),
+                repair: matches.get_flag("repair"),
+            };
+            return Ok(check::run(&config, request, matches.get_flag("json")));
+        }
         Some(("admin", matches)) => {
             let Some((name, matches)) = matches.subcommand() else {
                 return Ok(ExitCode::FAILURE);
@@ -64,6 +73,7 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             let (config, _) = load(matches)?;
             let report = match name {
                 "usage" => admin::usage(config.admin_listen, matches.get_flag("json"))?,
+                "scrub" => admin::scrub(config.admin_listen, matches.get_flag("json"))?,
                 _ => admin::health(config.admin_listen)?,
             };
             println!("{}", report.trim_end());
@@ -120,6 +130,7 @@ fn command() -> Command {
         .action(ArgAction::SetTrue)
         .help("print the table of settings as Markdown instead");
     let usage = Command::new("usage").about("Show logical, unique and stored bytes, in all and by bucket");
+    let scrub = Command::new("scrub").about("Show how the scrub stands, and what is damaged, by object");
     let health = Command::new("health").about("Succeed if the gateway is ready for requests");
     let with_admin = |command: Command| command.arg(file.clone()).args(admin_listen.clone());
     Command::new("cairn")
@@ -140,15 +151,34 @@ fn command() -> Command {
                 .args(settings)
                 .arg(docs),
         )
+        .subcommand(
+            check_command()
+                .arg(file.clone())
+                .args(settings.clone())
+                .arg(json.clone()),
+        )
         .subcommand(Command::new("version").about("Show the version"))
         .subcommand(
             Command::new("admin")
                 .about("Ask a running gateway")
                 .subcommand_required(true)
                 .arg_required_else_help(true)
-                .subcommand(with_admin(usage).arg(json))
+                .subcommand(with_admin(usage).arg(json.clone()))
+                .subcommand(with_admin(scrub).arg(json))
                 .subcommand(with_admin(health)),
         )
+}
+
+fn check_command() -> Command {
+    let switch =
+        |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    Command::new("check")
+        .about("Check that everything stored fits together; exit code 0: sound, 1: not sound, 2: could not be checked")
+        .arg(switch("read-data", "read every byte as well"))
+        .arg(switch(
+            "repair",
+            "first make lost chunk rows and counters anew; for a gateway that is stopped",
+        ))
 }
 
 fn value_name(kind: Kind) -> &'static str {

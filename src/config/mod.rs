@@ -85,7 +85,9 @@ pub struct StorageConfig {
     pub memtable_bytes: usize,
     pub block_cache_bytes: usize,
     pub buffer_bytes: usize,
+    pub reserve_bytes: u64,
     pub collect_interval: Duration,
+    pub scrub_interval: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -224,7 +226,9 @@ fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {
         memtable_bytes: values.size("storage.memtables")?,
         block_cache_bytes: values.size("storage.block_cache")?,
         buffer_bytes: values.size("storage.buffers")?,
+        reserve_bytes: values.size("storage.reserve")? as u64,
         collect_interval: values.duration("storage.collect_interval")?,
+        scrub_interval: values.duration("storage.scrub_interval")?,
     })
 }
 

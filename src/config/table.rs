@@ -83,6 +83,10 @@ const SHORT: Kind = Kind::Duration {
     min_ms: 100,
     max_ms: 3_600_000,
 };
+const LONG: Kind = Kind::Duration {
+    min_ms: 1_000,
+    max_ms: 366 * 24 * 3_600_000,
+};
 const CONNECTIONS: Kind = Kind::Count { min: 1, max: 1_000_000 };
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -258,10 +262,25 @@ pub const SETTINGS: &[Setting] = &[
         "memory for object bytes on their way, over all requests",
     ),
     setting(
+        "storage.reserve",
+        "256MiB",
+        Kind::Size {
+            min: 0,
+            max: 1024 * GIB,
+        },
+        "disk space that is held back, so that a full disk can be emptied; uploads are refused while it cannot be held; 0: none",
+    ),
+    setting(
         "storage.collect_interval",
         "10s",
         SHORT,
         "pause between two looks for space to give back",
+    ),
+    setting(
+        "storage.scrub_interval",
+        "30d",
+        LONG,
+        "every stored byte is read and verified once in this time",
     ),
 ];
 

@@ -8,6 +8,7 @@ use crate::meta::record::{Malformed, Reader, UnknownFields, Writer};
 
 const RECORD: &str = "data";
 const FORMAT: u8 = 1;
+const TAG_OWNER: u8 = 1;
 
 /// Where a payload stands. It moves downward only; the numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,9 @@ pub struct DataRow {
     /// The process that built it.
     pub boot: [u8; 16],
     pub created: Timestamp,
+    /// The key of the object row it was published under, or of the upload whose part it is; empty before. What it says
+    /// holds while the data is live.
+    pub owner: Bytes,
     pub unknown: UnknownFields,
 }
 
@@ -59,6 +63,9 @@ impl DataRow {
             .u64(self.size)
             .bytes(&self.boot)
             .u64(self.created.unix_ms());
+        if !self.owner.is_empty() {
+            writer.field(TAG_OWNER, &self.owner);
+        }
         self.unknown.write(&mut writer);
         writer.finish()
     }
@@ -69,9 +76,12 @@ impl DataRow {
         let (profile, depth) = (reader.u8()?, reader.u8()?);
         let (domain, size) = (DomainId(reader.u64()?), reader.u64()?);
         let (boot, created) = (reader.array()?, Timestamp::from_unix_ms(reader.u64()?));
-        let mut unknown = UnknownFields::default();
+        let (mut owner, mut unknown) = (Bytes::new(), UnknownFields::default());
         while let Some((tag, bytes)) = reader.field()? {
-            unknown.keep(tag, bytes);
+            match tag {
+                TAG_OWNER => owner = bytes,
+                _ => unknown.keep(tag, bytes),
+            }
         }
         Ok(Self {
             state,
@@ -81,6 +91,7 @@ impl DataRow {
             size,
             boot,
             created,
+            owner,
             unknown,
         })
     }
@@ -136,11 +147,11 @@ mod tests {
         fn data_rows_round_trip(
             state in prop::sample::select(vec![DataState::Building, DataState::Live, DataState::Released, DataState::Unwinding]),
             fixed in any::<(u64, u8, u8, u64, [u8; 16], u64)>(),
-            unknown in unknown_fields(),
+            unknown in unknown_fields(), owner in prop::collection::vec(any::<u8>(), 0..40),
         ) {
             let (domain, profile, depth, size, boot, created) = fixed;
             let created = Timestamp::from_unix_ms(created);
-            let row = DataRow { state, domain: DomainId(domain), profile, depth, size, boot, created, unknown: unknown.clone() };
+            let row = DataRow { state, domain: DomainId(domain), profile, depth, size, boot, created, owner: owner.into(), unknown: unknown.clone() };
             prop_assert_eq!(DataRow::decode(row.encode()).unwrap(), row);
             let garbage = GarbageRow { since: created, unknown };
             prop_assert_eq!(GarbageRow::decode(garbage.encode()).unwrap(), garbage);

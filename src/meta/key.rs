@@ -232,6 +232,16 @@ pub fn parse_upload(row: &[u8]) -> Option<(String, UploadId)> {
     Some((String::from_utf8(key).ok()?, UploadId(id.try_into().ok()?)))
 }
 
+/// The bucket, the object key and, of an [`upload`] row, the upload that own data; `None` when `row` owns none.
+pub fn parse_owner(row: &[u8]) -> Option<(BucketId, String, Option<UploadId>)> {
+    let bucket = BucketId(u64::from_be_bytes(row.get(1..OBJECT_PREFIX_BYTES)?.try_into().ok()?));
+    if let Some((key, upload)) = parse_upload(row) {
+        return Some((bucket, key, Some(upload)));
+    }
+    let key = row.strip_prefix(&[Table::Object as u8])?.get(8..)?;
+    Some((bucket, String::from_utf8(key.to_vec()).ok()?, None))
+}
+
 pub fn part(upload: UploadId, number: u16) -> Bytes {
     Key::new(Table::Part).raw(&upload.0).raw(&number.to_be_bytes()).done()
 }
@@ -343,6 +353,8 @@ mod tests {
         fn escaped_strings_keep_their_order(a in ".*", b in ".*", id in any::<[u8; 16]>()) {
             let row = |key: &str| upload(BucketId(7), key, UploadId(id));
             prop_assert_eq!(a.as_bytes().cmp(b.as_bytes()), row(&a).cmp(&row(&b)));
+            prop_assert_eq!(parse_owner(&row(&a)), Some((BucketId(7), a.clone(), Some(UploadId(id)))));
+            prop_assert_eq!(parse_owner(&object(BucketId(9), &b)), Some((BucketId(9), b, None)));
             prop_assert_eq!(parse_upload(&row(&a)), Some((a, UploadId(id))));
         }
 
@@ -358,6 +370,7 @@ mod tests {
         #[test]
         fn parsing_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             parse_upload(&bytes);
+            parse_owner(&bytes);
         }
     }
 

@@ -8,6 +8,7 @@ pub mod key;
 pub mod object;
 pub mod pack;
 pub mod record;
+pub mod scrub;
 pub mod segment;
 pub mod tree;
 pub mod upload;

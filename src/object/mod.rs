@@ -9,6 +9,7 @@ use crate::kv::{KeyLocks, Kv};
 
 mod attributes;
 mod bucket;
+mod check;
 mod checksum;
 mod conditions;
 mod copy;
@@ -23,12 +24,14 @@ mod place;
 mod put;
 mod receive;
 mod requests;
+mod scrub;
 pub mod types;
 mod usage;
 
 #[cfg(test)]
 mod tests;
 
+pub use check::{BadObject, CheckProgress, CheckReport};
 pub use error::{
     CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError, GetError, PlaceError,
     PutError, ReceiveError, StoreError, UploadError, UploadPartError,
@@ -41,6 +44,7 @@ pub use requests::{
     ListParts, ListRequest, ListUploads, ObjectBody, PartPage, PutRequest, UploadEntry, UploadPage, UploadPart,
     UploadPartCopy, Usage, Written,
 };
+pub use scrub::{Damage, DamagedObject, ScrubHandle, ScrubStatus};
 
 /// The object operations over one metadata store and one chunk store.
 pub struct Objects {
@@ -54,6 +58,7 @@ pub struct Objects {
     completing: multipart::Completing,
     /// Held by a tick of the sweeper, and by a recount.
     sweeping: tokio::sync::Mutex<()>,
+    found: scrub::Found,
 }
 
 impl Objects {
@@ -69,6 +74,7 @@ impl Objects {
             keys,
             completing,
             sweeping: tokio::sync::Mutex::default(),
+            found: scrub::Found::default(),
         })
     }
 }

@@ -177,7 +177,7 @@ impl Objects {
             match &placement.content {
                 Content::None => {}
                 Content::Body(bytes) => mutation.put(key::body(placement.record.data), bytes.clone()),
-                Content::Data(data) => self.chunks.publish(&mut mutation, data),
+                Content::Data(data) => self.chunks.publish(&mut mutation, data, row.clone()),
             }
             let mut change = UsageChange {
                 objects: 1,

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use crate::chunk::chunker::Profile;
 use crate::chunk::codec::Hint;
 use crate::chunk::md5::md5_small;
-use crate::chunk::{DataWriter, WriteOptions};
+use crate::chunk::{AppendError, DataWriter, WriteError, WriteOptions};
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::object::checksum::BodyChecksum;
@@ -53,6 +53,7 @@ impl Objects {
         if content_length.is_some_and(|length| length > limits::PUT_BYTES_MAX) {
             return Err(ReceiveError::TooLarge);
         }
+        self.check_room()?;
         let mut checksum = BodyChecksum::new(integrity.checksum, default_checksum);
         let (mut size, mut pieces, mut writer) = (0u64, Pieces::new(), None);
         while let Some(piece) = body.next().await {
@@ -70,6 +71,7 @@ impl Objects {
                     let before = size - piece.len() as u64;
                     write(writer, piece).await?;
                     if size / TURN_BYTES > before / TURN_BYTES {
+                        self.check_room()?;
                         tokio::task::yield_now().await;
                     }
                 }
@@ -107,6 +109,15 @@ impl Objects {
             checksum,
             payload,
         })
+    }
+
+    /// Refuses new data while the disk is full.
+    fn check_room(&self) -> Result<(), StoreError> {
+        if self.chunks.has_room() {
+            Ok(())
+        } else {
+            Err(WriteError::Append(AppendError::Full).into())
+        }
     }
 
     async fn write_pieces(

@@ -11,6 +11,7 @@ use crate::priority;
 use crate::telemetry;
 
 mod body;
+mod check;
 mod front;
 mod io_watch;
 mod listener;
@@ -25,6 +26,7 @@ mod stores;
 mod tls;
 mod welcome;
 
+pub use check::{CheckError, CheckRequest, check};
 pub use front::FrontError;
 pub use lock::LockError;
 pub use root_key::RootKeyError;
@@ -79,6 +81,7 @@ fn start(config: Config, registry: Registry) -> Result<(), ServeError> {
 async fn serve(config: &Config, root: &root_key::Root, registry: Registry) -> Result<(), ServeError> {
     let sockets = front::Sockets::bind(config)?;
     let stores = stores::Stores::open(config, &root.keys, &registry).await?;
+    stores.start_background(config).await;
     let (s3, admin) = sockets.addresses().map_err(ServeError::Threads)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %config.data.display(), %s3, %admin, tls = config.tls.is_some(), "serving");
     welcome::print(config, root, s3, admin);

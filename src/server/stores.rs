@@ -2,18 +2,25 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prometheus::{Gauge, IntGauge, Registry};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinHandle;
 
 use super::body::{BoxError, RequestBody};
 use super::service::Wire;
-use crate::admin::{Backend, BucketUsage, Recount, UsageReport};
+use crate::admin::{
+    Backend, BadObject, BucketUsage, CheckReport, DamagedChunk, DamagedObject, Recount, ScrubReport, UsageReport,
+};
+use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
-use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectorHandle};
-use crate::clock::Clock;
+use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectError, CollectorHandle, RebuildReport};
+use crate::clock::{Clock, Timestamp};
 use crate::config::{CompressionChoice, Config, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::IdSource;
@@ -22,8 +29,11 @@ use crate::kv::{Direction, Kv, Scan};
 use crate::limits::SCAN_ROWS_MAX;
 use crate::meta::bucket::Bucket;
 use crate::meta::key;
-use crate::object::{Objects, SweeperHandle};
+use crate::object::{self, CheckProgress, Damage, Objects, ScrubHandle, StoreError, SweeperHandle};
 use crate::s3::{self, S3Options, S3Wire};
+
+/// Between two looks for room on the disk.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoresError {
@@ -88,12 +98,20 @@ impl UsageMetrics {
     }
 }
 
+struct Background {
+    collector: CollectorHandle,
+    sweeper: SweeperHandle,
+    scrub: ScrubHandle,
+    space: JoinHandle<()>,
+}
+
 pub struct Stores {
     kv: Arc<RocksKv>,
     chunks: Arc<ChunkStore>,
     objects: Arc<Objects>,
     wire: S3Wire,
-    background: tokio::sync::Mutex<Option<(CollectorHandle, SweeperHandle)>>,
+    space: Arc<Space>,
+    background: tokio::sync::Mutex<Option<Background>>,
     usage: UsageMetrics,
 }
 
@@ -113,6 +131,7 @@ impl Stores {
         let kv = Arc::new(RocksKv::open(rocks_options(config), registry).await?);
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
         let options = chunk_options(config);
+        let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
         let objects = Objects::new(shared, Arc::clone(&chunks), clock, ids);
         let secret = objects.store_secret().await?;
@@ -121,19 +140,62 @@ impl Stores {
             domains: config.domains.clone(),
         };
         let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
-        let background = (
-            chunks.start_collector(),
-            objects.start_sweeper(config.storage.collect_interval),
-        );
-        let background = tokio::sync::Mutex::new(Some(background));
         Ok(Arc::new(Self {
             kv,
             chunks,
             objects,
             wire,
-            background,
+            space,
+            background: tokio::sync::Mutex::default(),
             usage: UsageMetrics::new(registry)?,
         }))
+    }
+
+    /// Starts the work that nobody asks for. Without it the store is at rest.
+    pub async fn start_background(&self, config: &Config) {
+        look(&self.space).await;
+        if !self.space.has_room() {
+            tracing::error!("the disk has no room for storage.reserve: no new data is taken until there is some");
+        }
+        *self.background.lock().await = Some(Background {
+            collector: self.chunks.start_collector(),
+            sweeper: self.objects.start_sweeper(config.storage.collect_interval),
+            scrub: self.objects.start_scrub(config.storage.scrub_interval),
+            space: tokio::spawn(watch(Arc::clone(&self.space))),
+        });
+    }
+
+    /// Makes lost chunk rows anew from the packs and sets the counters right. For a store at rest.
+    pub async fn repair(&self) -> Result<RebuildReport, CollectError> {
+        self.chunks.rebuild_index().await
+    }
+
+    /// Checks the store, `at_once` packs side by side.
+    pub async fn checked(
+        &self,
+        read_data: bool,
+        at_once: usize,
+        progress: &CheckProgress,
+    ) -> Result<CheckReport, StoreError> {
+        let found = self.objects.check(read_data, at_once, progress).await?;
+        let bad = |bad: object::BadObject| BadObject {
+            object: damaged_object(bad.object),
+            reason: bad.reason,
+        };
+        Ok(CheckReport {
+            sound: found.is_sound(),
+            objects: found.objects,
+            read_data,
+            records: found.records,
+            bodies: found.bodies,
+            bytes: found.bytes,
+            repaired: None,
+            differences: found.differences,
+            bad_objects: found.bad_objects.into_iter().map(bad).collect(),
+            bad_objects_total: found.bad_objects_total,
+            damage: found.damage.into_iter().map(damaged_chunk).collect(),
+            damage_total: found.damage_total,
+        })
     }
 
     pub fn wire(&self) -> S3Wire {
@@ -143,7 +205,15 @@ impl Stores {
     /// Ends background work, then the metadata store that it writes to. Packs need no end: what is acknowledged is synced,
     /// and the next start seals what is open.
     pub async fn close(&self) {
-        if let Some((collector, sweeper)) = self.background.lock().await.take() {
+        if let Some(Background {
+            collector,
+            sweeper,
+            scrub,
+            space,
+        }) = self.background.lock().await.take()
+        {
+            space.abort();
+            scrub.stop().await;
             sweeper.stop().await;
             collector.stop().await;
         }
@@ -196,7 +266,8 @@ impl Backend for Stores {
     }
 
     fn degraded(&self) -> Option<String> {
-        self.chunks.degraded()
+        let full = || "the disk is full, no new data is taken".to_owned();
+        self.chunks.degraded().or_else(|| (!self.space.has_room()).then(full))
     }
 
     async fn usage(&self) -> Result<UsageReport, String> {
@@ -216,6 +287,27 @@ impl Backend for Stores {
         Ok(Recount { differences })
     }
 
+    async fn check(&self, read_data: bool) -> Result<CheckReport, String> {
+        // Others read and write meanwhile: one pack at a time.
+        let report = self.checked(read_data, 1, &CheckProgress::default()).await;
+        report.map_err(|error| error.to_string())
+    }
+
+    async fn scrub(&self) -> Result<ScrubReport, String> {
+        let status = self.objects.scrub_status().await.map_err(|error| error.to_string())?;
+        Ok(ScrubReport {
+            running: status.row.running,
+            began: told(status.row.began),
+            finished: told(status.row.finished),
+            records: status.row.records,
+            bytes: status.row.bytes,
+            total_bytes: status.total_bytes,
+            damaged: status.row.damaged,
+            healed: status.row.healed,
+            damage: status.damage.into_iter().map(damaged_chunk).collect(),
+        })
+    }
+
     async fn refresh_metrics(&self) {
         match self.chunks.usage().await {
             Ok(usage) => {
@@ -228,6 +320,47 @@ impl Backend for Stores {
             }
             Err(error) => tracing::warn!(%error, "the usage metrics could not be brought up to date"),
         }
+    }
+}
+
+/// Looks for room on the disk as long as it is not aborted.
+async fn watch(space: Arc<Space>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        look(&space).await;
+    }
+}
+
+async fn look(space: &Arc<Space>) {
+    let space = Arc::clone(space);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || space.look()).await {
+        tracing::warn!(%error, "the room on the disk cannot be told");
+    }
+}
+
+/// `None`: it never was.
+fn told(time: Timestamp) -> Option<String> {
+    let seconds = i64::try_from(time.unix_ms() / 1000)
+        .ok()
+        .filter(|seconds| *seconds > 0)?;
+    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
+}
+
+fn damaged_chunk(damage: Damage) -> DamagedChunk {
+    DamagedChunk {
+        chunk: damage.chunk,
+        pack: damage.pack,
+        reason: damage.reason,
+        objects: damage.objects.into_iter().map(damaged_object).collect(),
+        more: damage.more,
+    }
+}
+
+fn damaged_object(object: object::DamagedObject) -> DamagedObject {
+    DamagedObject {
+        bucket: object.bucket,
+        key: object.key,
+        upload: object.upload.map(|upload| upload.to_string()),
     }
 }
 
@@ -256,6 +389,7 @@ fn chunk_options(config: &Config) -> ChunkStoreOptions {
     let mut options = ChunkStoreOptions::new(config.data.join("packs"));
     options.pool_bytes = config.storage.buffer_bytes;
     options.collect.interval = config.storage.collect_interval;
+    options.space = Arc::new(Space::new(&config.data, config.storage.reserve_bytes));
     options.compression = match config.storage.compression {
         CompressionChoice::Off => Compression::Off,
         CompressionChoice::Fast => Compression::Fast,

@@ -31,6 +31,7 @@ pub fn command(data: &std::path::Path) -> Command {
         .env("CAIRN_DATA", data)
         .env("CAIRN_LISTEN", "127.0.0.1:0")
         .env("CAIRN_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("CAIRN_STORAGE_RESERVE", "1MiB")
         .env("CAIRN_LOG_FORMAT", "json")
         .env("CAIRN_LOG_ACCESS", "all")
         .env("CAIRN_ROOT_ACCESS_KEY", ACCESS_KEY)

@@ -176,7 +176,7 @@ pub async fn build(store: &Arc<ChunkStore>, options: WriteOptions, bytes: &[u8])
 
 pub async fn publish(store: &ChunkStore, data: StoredData) -> Result<DataId, CommitError> {
     let mut mutation = Mutation::new();
-    store.publish(&mut mutation, &data);
+    store.publish(&mut mutation, &data, Bytes::from(format!("owner of {}", data.id)));
     let id = data.id;
     match store.kv.commit(mutation).await {
         Ok(_) => data.published(),

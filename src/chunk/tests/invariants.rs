@@ -176,7 +176,7 @@ async fn i9_a_commit_that_is_tried_twice_counts_once() {
     let fixture = Fixture::new().await;
     let data = fixture.build(&content(1, MIB)).await;
     let mut mutation = Mutation::new();
-    fixture.store.publish(&mut mutation, &data);
+    fixture.store.publish(&mut mutation, &data, Bytes::new());
     fixture.kv.commit(mutation.clone()).await.unwrap();
     assert!(fixture.kv.commit(mutation).await.is_err());
     let id = data.id;

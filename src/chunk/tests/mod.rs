@@ -8,4 +8,5 @@ mod harness;
 mod healing;
 mod invariants;
 mod races;
+mod scrubbing;
 mod storing;

@@ -132,10 +132,8 @@ impl Objects {
             let older = self.kv.get(&row).await.map_err(StoreError::from)?;
             let mut mutation = Mutation::new();
             mutation.exists(key::bucket_anchor(place.bucket.id));
-            mutation.unchanged(
-                key::upload(place.bucket.id, place.key.as_str(), place.upload),
-                Some(upload.version),
-            );
+            let owner = key::upload(place.bucket.id, place.key.as_str(), place.upload);
+            mutation.unchanged(owner.clone(), Some(upload.version));
             mutation.unchanged(row.clone(), older.as_ref().map(|value| value.version));
             mutation.put(row.clone(), record.encode());
             let mut delta = record.size.cast_signed();
@@ -151,7 +149,7 @@ impl Objects {
                 mutation.add(key::usage(scope, UsageKind::UploadBytes, STRIPE), delta);
             }
             if let Some(data) = data {
-                self.chunks.publish(&mut mutation, data);
+                self.chunks.publish(&mut mutation, data, owner);
             }
             match self.kv.commit(mutation).await {
                 Ok(_) => return Ok(()),

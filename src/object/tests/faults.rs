@@ -1,7 +1,8 @@
 use super::uploads::complete;
-use super::{Fixture, key, noise, put_request};
+use super::{Fixture, create_only, key, noise, put_request};
+use crate::chunk::{AppendError, WriteError};
 use crate::kv::fault::CommitFault;
-use crate::object::{CompleteError, GetError, PlaceError, PutError, StoreError};
+use crate::object::{CompleteError, GetError, PlaceError, PutError, ReceiveError, StoreError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_outcome_is_told_and_never_cleaned_up_after() {
@@ -91,4 +92,35 @@ async fn a_completion_with_an_unknown_outcome_is_answered_by_the_retry() {
         assert_eq!(test.info(&grant, "k").await.unwrap().etag, written.etag);
         test.usage(&grant).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_a_full_disk_takes_no_data_and_gives_back_what_is_deleted() {
+    const SIZE: usize = 1 << 20;
+    let test = Fixture::with_reserve(1 << 16).await;
+    test.space.look_at(u64::MAX / 2).unwrap();
+    let grant = test.bucket("b").await;
+    for name in ["kept", "deleted"] {
+        test.put(&grant, name, &noise(SIZE, name.len() as u64)).await;
+    }
+    test.space.look_at(0).unwrap();
+    for size in [1, SIZE] {
+        let outcome = test.put_if(&grant, "new", &noise(size, 9), create_only()).await;
+        let Err(PutError::Receive(ReceiveError::Store(StoreError::Write(WriteError::Append(error))))) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(matches!(error, AppendError::Full));
+    }
+    assert_eq!(test.get(&grant, "kept").await.unwrap(), noise(SIZE, 4));
+    let held = test.chunks.usage().await.unwrap().pack_bytes;
+    let doomed = key("deleted");
+    test.objects.delete(&grant, &doomed, Default::default()).await.unwrap();
+    test.chunks.collect_once().await.unwrap();
+    let left = test.chunks.usage().await.unwrap().pack_bytes;
+    assert!(left < held * 6 / 10, "{left} of {held}");
+    // Room comes back without a restart.
+    test.space.look_at(u64::MAX / 2).unwrap();
+    test.put(&grant, "new", &noise(SIZE, 9)).await;
+    assert_eq!(test.get(&grant, "kept").await.unwrap(), noise(SIZE, 4));
+    assert_eq!(test.usage(&grant).await.objects, 2);
 }

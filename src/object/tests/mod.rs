@@ -13,6 +13,7 @@ use super::types::{
 use super::{
     CreateBucket, CreateOutcome, GetError, GetRequest, ObjectBody, Objects, PutError, PutRequest, Usage, Written,
 };
+use crate::blob::space::Space;
 use crate::chunk::{ChunkStore, ChunkStoreOptions};
 use crate::clock::{Clock, ClockHand};
 use crate::iam::{Action, Grant, Identity, authorize};
@@ -26,6 +27,7 @@ mod faults;
 mod listing;
 mod objects;
 mod races;
+mod scrubs;
 mod uploads;
 
 /// The engine of the tests: faults are scripted where one is about them.
@@ -40,7 +42,8 @@ pub struct Fixture {
     pub bob: Arc<Identity>,
     clock: Clock,
     ids: Arc<IdSource>,
-    _dir: TempDir,
+    pub dir: TempDir,
+    pub space: Arc<Space>,
 }
 
 fn identity(name: &str) -> Arc<Identity> {
@@ -56,12 +59,19 @@ fn identity(name: &str) -> Arc<Identity> {
 
 impl Fixture {
     pub async fn new() -> Self {
+        Self::with_reserve(0).await
+    }
+
+    /// On a disk with a reserve that is not held yet.
+    pub async fn with_reserve(bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (clock, hand) = Clock::manual(1_700_000_000_000);
         let ids = Arc::new(IdSource::new(clock.clone()));
         let kv = Arc::new(FaultKv::new(MemoryKv::new()));
         let registry = prometheus::Registry::new();
-        let options = ChunkStoreOptions::new(dir.path().join("packs"));
+        let mut options = ChunkStoreOptions::new(dir.path().join("packs"));
+        let space = Arc::new(Space::new(dir.path(), bytes));
+        options.space = Arc::clone(&space);
         std::fs::create_dir_all(dir.path().join("packs")).unwrap();
         let chunks = ChunkStore::open(
             Arc::clone(&kv) as _,
@@ -87,7 +97,8 @@ impl Fixture {
             bob,
             clock,
             ids,
-            _dir: dir,
+            dir,
+            space,
         }
     }
 

@@ -1,0 +1,224 @@
+//! The scrub of one pack: every record that a chunk row points to is read and held against its full hash.
+//!
+//! A record that fails is noted in its row, so that the next upload of the same bytes stores them anew; one that was
+//! noted and reads well again loses the note.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::chunk::error::{CollectError, MetaError, ReadError, WriteError};
+use crate::chunk::evacuate::extents;
+use crate::chunk::index::{self, Known};
+use crate::chunk::owners::Owners;
+use crate::chunk::pack::{self, Extent, Wanted};
+use crate::chunk::store::ChunkStore;
+use crate::ids::{ChunkId, PackId};
+use crate::kv::{CommitError, Mutation};
+use crate::meta::chunk::ChunkRow;
+use crate::meta::key;
+
+/// Rows looked at in one step.
+const STEP_RECORDS: usize = 256;
+/// Damaged records of one pack that are told one by one.
+const FINDINGS_MAX: usize = 100;
+
+/// How fast a scrub may read.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// `None`: as fast as it goes.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Pace {
+    async fn wait(self, bytes: u64) {
+        if let Some(rate) = self.bytes_per_second {
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)).await;
+        }
+    }
+}
+
+/// A record that is not what its chunk's row says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub chunk: ChunkId,
+    pub pack: PackId,
+    pub reason: String,
+    pub owners: Owners,
+}
+
+/// What the scrub of one pack, or of several, came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// Records that were read and verified, good and bad.
+    pub records: u64,
+    /// Their bytes in the pack.
+    pub bytes: u64,
+    /// Bad ones.
+    pub damaged: u64,
+    /// Those that were noted as damaged and read well again.
+    pub healed: u64,
+    /// The bad ones, each as it was found; the first hundred.
+    pub findings: Vec<Finding>,
+}
+
+impl ChunkStore {
+    /// A pass over all packs ended at `unix_seconds`.
+    pub fn scrub_finished(&self, unix_seconds: i64) {
+        self.metrics.scrub_finished.set(unix_seconds);
+    }
+
+    /// All packs there are, in the order in which they are scrubbed, each with its bytes.
+    pub fn pack_sizes(&self) -> Vec<(PackId, u64)> {
+        self.packs
+            .packs()
+            .into_iter()
+            .map(|info| (info.id, info.bytes))
+            .collect()
+    }
+
+    /// Verifies every live record of `pack`. One that is gone has none.
+    pub async fn scrub_pack(&self, pack: PackId, pace: Pace) -> Result<ScrubReport, CollectError> {
+        let mut report = ScrubReport::default();
+        let mut entries = match self.packs.records(pack).await {
+            Ok(entries) => entries.to_vec(),
+            Err(pack::ReadError::NotFound(_)) => return Ok(report),
+            Err(error) => return Err(error.into()),
+        };
+        entries.sort_unstable_by_key(|entry| entry.location.offset);
+        for entries in entries.chunks(STEP_RECORDS) {
+            let live = self.live(pack, entries).await?;
+            for extent in extents(live.into_iter().map(|(wanted, _)| wanted)) {
+                let bytes = extent
+                    .records()
+                    .iter()
+                    .map(|record| u64::from(record.location.stored_len))
+                    .sum();
+                self.scrub_extent(extent, &mut report).await?;
+                report.bytes += bytes;
+                self.metrics.scrubbed_bytes.inc_by(bytes);
+                pace.wait(bytes).await;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn scrub_extent(&self, extent: Extent, report: &mut ScrubReport) -> Result<(), CollectError> {
+        let records = extent.records().to_vec();
+        report.records += records.len() as u64;
+        // If one of them does not read, none of them does: then each is read by itself.
+        if let Some(bad) = self.bad_records(extent).await? {
+            for wanted in &records {
+                self.judge(
+                    wanted,
+                    bad.contains(&wanted.id).then(|| NOT_ITS_NAME.to_owned()),
+                    report,
+                )
+                .await?;
+            }
+            return Ok(());
+        }
+        for wanted in &records {
+            let reason = self.reason(wanted).await?;
+            self.judge(wanted, reason, report).await?;
+        }
+        Ok(())
+    }
+
+    /// The records of the extent whose plaintext is not what their id names; `None`: the extent cannot be read.
+    async fn bad_records(&self, extent: Extent) -> Result<Option<Vec<ChunkId>>, CollectError> {
+        let records = extent.records().to_vec();
+        match self.packs.read(extent).await {
+            Ok(read) => Ok(Some(self.misnamed(&records, read).await?)),
+            Err(error @ pack::ReadError::Busy(_)) => Err(error.into()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Why the record is bad, if it is.
+    async fn reason(&self, wanted: &Wanted) -> Result<Option<String>, CollectError> {
+        match self.packs.read(Extent::new(*wanted)).await {
+            Ok(read) => {
+                let bad = self.misnamed(&[*wanted], read).await?;
+                Ok((!bad.is_empty()).then(|| NOT_ITS_NAME.to_owned()))
+            }
+            Err(error @ pack::ReadError::Busy(_)) => Err(error.into()),
+            Err(error) => Ok(Some(error.to_string())),
+        }
+    }
+
+    /// The records whose plaintext is not what their id names.
+    pub(super) async fn misnamed(
+        &self,
+        records: &[Wanted],
+        read: Vec<(ChunkId, Bytes)>,
+    ) -> Result<Vec<ChunkId>, CollectError> {
+        let mut named = Vec::with_capacity(read.len());
+        for (wanted, (id, bytes)) in records.iter().zip(read) {
+            let key = self.domain(wanted.domain).await.map_err(|error| match error {
+                WriteError::Meta(error) => CollectError::Meta(error),
+                _ => CollectError::Copy(wanted.id),
+            })?;
+            named.push((key, id, bytes));
+        }
+        let job = move || {
+            let bad = named.into_iter().filter(|(key, id, bytes)| key.chunk_id(bytes) != *id);
+            bad.map(|(_, id, _)| id).collect()
+        };
+        let first = records.first().map_or(ChunkId([0; 32]), |record| record.id);
+        self.bulk.run(job).await.ok_or(CollectError::Copy(first))
+    }
+
+    /// Notes what was found about a record, unless the chunk has moved meanwhile.
+    async fn judge(
+        &self,
+        wanted: &Wanted,
+        reason: Option<String>,
+        report: &mut ScrubReport,
+    ) -> Result<(), CollectError> {
+        self.metrics.scrubbed_records.inc();
+        let Some(known) = index::chunk(&*self.kv, &wanted.id).await? else {
+            return Ok(());
+        };
+        if known.row.place != index::place(&wanted.location) {
+            return Ok(());
+        }
+        match reason {
+            None if known.row.damaged => report.healed += u64::from(self.clear_damage(&wanted.id, known).await?),
+            None => {}
+            Some(reason) => {
+                report.damaged += 1;
+                self.metrics.scrub_damaged.inc();
+                match self.note_damage(&wanted.id, known).await {
+                    Err(ReadError::Meta(error)) => return Err(error.into()),
+                    _ if report.findings.len() >= FINDINGS_MAX => {}
+                    _ => report.findings.push(Finding {
+                        chunk: wanted.id,
+                        pack: wanted.location.pack,
+                        reason,
+                        owners: self.owners(&wanted.id).await?,
+                    }),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the note that the chunk is damaged.
+    async fn clear_damage(&self, id: &ChunkId, known: Known<ChunkRow>) -> Result<bool, MetaError> {
+        let mut mutation = Mutation::deferred();
+        mutation.unchanged(key::chunk(id), Some(known.version));
+        let row = ChunkRow {
+            damaged: false,
+            ..known.row
+        };
+        mutation.put(key::chunk(id), row.encode());
+        match self.kv.commit(mutation).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+const NOT_ITS_NAME: &str = "its bytes are not those that its name was made from";

@@ -1,0 +1,300 @@
+//! The scrub: goes over all packs at a low rate, again and again, and tells what is damaged by bucket and key.
+//!
+//! A row says how far a pass has come, so that a restart goes on there. What a pass finds wrong is noted in the chunk's
+//! row, which outlives it; the list that health and the operator read is of this process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::chunk::{CollectError, Finding, Pace, ScrubReport, pack};
+use crate::ids::{BucketId, DataId, PackId, UploadId};
+use crate::kv::Mutation;
+use crate::meta::key;
+use crate::meta::object::ObjectHead;
+use crate::meta::scrub::ScrubRow;
+use crate::object::{Objects, StoreError};
+
+const ROW: &str = "scrub";
+/// A slower scrub would be none: a store of any size is read at this rate at least.
+const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
+/// A pass is done in half its time, so that what was not read while the gateway was off can be made up for.
+const HASTE: u64 = 2;
+/// Findings that are kept to be shown; all are logged and counted.
+const FINDINGS_MAX: usize = 1000;
+/// While there is no memory to read with.
+const BUSY_PAUSE: Duration = Duration::from_secs(5);
+/// After a step that failed.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Where a damaged chunk is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedObject {
+    pub bucket: String,
+    pub key: String,
+    /// It is a part of this upload, which is not completed.
+    pub upload: Option<UploadId>,
+}
+
+/// A damaged chunk as the operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub chunk: String,
+    pub pack: String,
+    pub reason: String,
+    pub objects: Vec<DamagedObject>,
+    /// Other objects may use it too.
+    pub more: bool,
+}
+
+/// How the scrub stands.
+#[derive(Clone, Debug, Default)]
+pub struct ScrubStatus {
+    pub row: ScrubRow,
+    /// Bytes of all packs now.
+    pub total_bytes: u64,
+    /// What this process has found in the pass under way and in the one before.
+    pub damage: Vec<Damage>,
+}
+
+/// What was found, of the pass under way and of the one before.
+#[derive(Default)]
+pub(super) struct Found(Mutex<(Vec<Damage>, Vec<Damage>)>);
+
+impl Found {
+    fn begin_pass(&self) {
+        let mut found = self.0.lock();
+        found.1 = std::mem::take(&mut found.0);
+    }
+
+    fn add(&self, damage: Damage) {
+        let mut found = self.0.lock();
+        if found.0.len() < FINDINGS_MAX {
+            found.0.push(damage);
+        }
+    }
+
+    /// Each chunk once, by what was found last.
+    fn all(&self) -> Vec<Damage> {
+        let found = self.0.lock();
+        let known = |chunk: &str| found.0.iter().any(|damage| damage.chunk == chunk);
+        let before = found.1.iter().filter(|damage| !known(&damage.chunk));
+        found.0.iter().chain(before).cloned().collect()
+    }
+}
+
+/// A scrub at work. Dropping it lets it go on; [`ScrubHandle::stop`] ends it.
+pub struct ScrubHandle {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl ScrubHandle {
+    /// Ends the scrub at once; the next one repeats the pack that it was in.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        // It ends by returning; a panic in it has been reported by the runtime.
+        let _ = self.task.await;
+    }
+}
+
+impl Objects {
+    /// Scrubs until the handle is stopped: every pack once in `interval`.
+    pub fn start_scrub(self: &Arc<Self>, interval: Duration) -> ScrubHandle {
+        let cancel = CancellationToken::new();
+        let (objects, cancelled) = (Arc::clone(self), cancel.clone());
+        let work = async move {
+            loop {
+                let pause = match objects.scrub_turn(interval).await {
+                    Ok(pause) => pause,
+                    Err(error) => {
+                        tracing::warn!(%error, "the scrub stopped early and will resume");
+                        RETRY
+                    }
+                };
+                tokio::time::sleep(pause).await;
+            }
+        };
+        let task = tokio::spawn(async move {
+            cancelled.run_until_cancelled(work).await;
+        });
+        ScrubHandle { cancel, task }
+    }
+
+    /// Ends the pass under way, or makes one if it is time; returns how long there is nothing to do.
+    pub(super) async fn scrub_turn(&self, interval: Duration) -> Result<Duration, StoreError> {
+        let mut row = self.scrub_row().await?;
+        if row == ScrubRow::default() {
+            // What a new store holds was verified when it was written.
+            row.began = self.clock.now();
+            self.keep_scrub_row(&row).await?;
+        }
+        let age = self.clock.now().unix_ms().saturating_sub(row.began.unix_ms());
+        let rest = interval.saturating_sub(Duration::from_millis(age));
+        if !row.running && !rest.is_zero() {
+            return Ok(rest);
+        }
+        let total: u64 = self.chunks.pack_sizes().iter().map(|(_, bytes)| bytes).sum();
+        let rate = HASTE * total / interval.as_secs().max(1);
+        let pace = Pace {
+            bytes_per_second: Some(rate.max(BYTES_PER_SECOND_MIN)),
+        };
+        self.scrub(pace).await?;
+        Ok(Duration::ZERO)
+    }
+
+    /// Goes over all packs, or over those that a pass before has left; returns what that pass came to in all.
+    pub async fn scrub(&self, pace: Pace) -> Result<ScrubRow, StoreError> {
+        let mut row = self.scrub_row().await?;
+        if !row.running {
+            self.found.begin_pass();
+            row = ScrubRow {
+                began: self.clock.now(),
+                finished: row.finished,
+                running: true,
+                unknown: row.unknown,
+                ..ScrubRow::default()
+            };
+        }
+        for (pack, _) in self.chunks.pack_sizes() {
+            if pack <= row.last {
+                continue;
+            }
+            match self.scrub_pack(pack, pace).await {
+                Ok(report) => {
+                    row.records += report.records;
+                    row.bytes += report.bytes;
+                    row.damaged += report.damaged;
+                    row.healed += report.healed;
+                    for finding in report.findings {
+                        self.tell(finding).await?;
+                    }
+                }
+                Err(CollectError::Meta(error)) => return Err(error.into()),
+                // Its table cannot be read now: the others go on.
+                Err(error) => tracing::error!(%pack, %error, "a pack could not be scrubbed"),
+            }
+            row.last = pack;
+            self.keep_scrub_row(&row).await?;
+        }
+        (row.running, row.finished) = (false, self.clock.now());
+        self.keep_scrub_row(&row).await?;
+        self.chunks
+            .scrub_finished((row.finished.unix_ms() / 1000).cast_signed());
+        tracing::info!(
+            records = row.records,
+            bytes = row.bytes,
+            damaged = row.damaged,
+            healed = row.healed,
+            "all packs are scrubbed"
+        );
+        Ok(row)
+    }
+
+    /// Scrubs one pack, waiting as long as others hold the memory for it.
+    pub(super) async fn scrub_pack(&self, pack: PackId, pace: Pace) -> Result<ScrubReport, CollectError> {
+        loop {
+            match self.chunks.scrub_pack(pack, pace).await {
+                Err(CollectError::Read(pack::ReadError::Busy(_))) => tokio::time::sleep(BUSY_PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    pub async fn scrub_status(&self) -> Result<ScrubStatus, StoreError> {
+        Ok(ScrubStatus {
+            row: self.scrub_row().await?,
+            total_bytes: self.chunks.pack_sizes().iter().map(|(_, bytes)| bytes).sum(),
+            damage: self.found.all(),
+        })
+    }
+
+    async fn tell(&self, finding: Finding) -> Result<(), StoreError> {
+        let damage = self.name(finding).await?;
+        let Damage {
+            chunk,
+            pack,
+            reason,
+            more,
+            ..
+        } = &damage;
+        if damage.objects.is_empty() {
+            tracing::error!(
+                chunk,
+                pack,
+                reason,
+                more,
+                "a stored chunk is damaged; no object needs it"
+            );
+        }
+        for object in &damage.objects {
+            let DamagedObject { bucket, key, upload } = object;
+            let upload = upload.map(|upload| upload.to_string());
+            tracing::error!(chunk, pack, reason, bucket, key, upload, "an object is damaged");
+        }
+        self.found.add(damage);
+        Ok(())
+    }
+
+    /// Finds the names of the objects that a finding touches.
+    pub(super) async fn name(&self, finding: Finding) -> Result<Damage, StoreError> {
+        let mut damage = Damage {
+            chunk: finding.chunk.to_string(),
+            pack: finding.pack.to_string(),
+            reason: finding.reason,
+            objects: Vec::new(),
+            more: finding.owners.more,
+        };
+        for (data, owner) in finding.owners.rows {
+            let Some((bucket, key, upload)) = key::parse_owner(&owner) else {
+                continue;
+            };
+            if !self.owns(&owner, data, upload.is_some()).await? {
+                continue;
+            }
+            let bucket = match self.bucket_name(bucket).await? {
+                Some(name) => name,
+                None => continue,
+            };
+            damage.objects.push(DamagedObject { bucket, key, upload });
+        }
+        Ok(damage)
+    }
+
+    /// Whether the row still stands for the data: an object may have been overwritten.
+    async fn owns(&self, owner: &[u8], data: DataId, is_upload: bool) -> Result<bool, StoreError> {
+        let Some(value) = self.kv.get(owner).await? else {
+            return Ok(false);
+        };
+        Ok(is_upload || ObjectHead::decode(&value.bytes)?.data == data)
+    }
+
+    async fn bucket_name(&self, id: BucketId) -> Result<Option<String>, StoreError> {
+        let mut last = String::new();
+        loop {
+            let page = self.all_buckets(&last, crate::limits::LIST_PAGE_MAX).await?;
+            let Some(end) = page.last() else { return Ok(None) };
+            last.clone_from(&end.name);
+            if let Some(bucket) = page.into_iter().find(|bucket| bucket.id == id) {
+                return Ok(Some(bucket.name));
+            }
+        }
+    }
+
+    async fn scrub_row(&self) -> Result<ScrubRow, StoreError> {
+        match self.kv.get(&key::store(ROW)).await? {
+            Some(value) => Ok(ScrubRow::decode(value.bytes)?),
+            None => Ok(ScrubRow::default()),
+        }
+    }
+
+    pub(super) async fn keep_scrub_row(&self, row: &ScrubRow) -> Result<(), StoreError> {
+        let mut mutation = Mutation::deferred();
+        mutation.put(key::store(ROW), row.encode());
+        self.kv.commit(mutation).await?;
+        Ok(())
+    }
+}
