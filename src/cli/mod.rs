@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{self, Config, ConfigError, Kind, SETTINGS, Values};
+use crate::config::{self, Config, ConfigError, Kind, SETTINGS, Setting, Values};
 use crate::server;
 
 pub(crate) mod admin;
@@ -101,21 +101,7 @@ fn command() -> Command {
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
         .help("TOML file of settings; see `cairn config`");
-    let settings: Vec<Arg> = SETTINGS
-        .iter()
-        .filter_map(|setting| {
-            let flag = setting.flag?;
-            let argument = Arg::new(flag)
-                .long(flag)
-                .help(setting.meaning)
-                .value_name(value_name(setting.kind));
-            Some(argument.action(if setting.kind == Kind::List {
-                ArgAction::Append
-            } else {
-                ArgAction::Set
-            }))
-        })
-        .collect();
+    let settings = setting_flags();
     let admin_listen: Vec<Arg> = settings
         .iter()
         .filter(|argument| argument.get_id() == "admin-listen")
@@ -148,7 +134,7 @@ fn command() -> Command {
             Command::new("config")
                 .about("Show every setting, its value and where that comes from")
                 .arg(file.clone())
-                .args(settings)
+                .args(settings.clone())
                 .arg(docs),
         )
         .subcommand(
@@ -167,6 +153,23 @@ fn command() -> Command {
                 .subcommand(with_admin(scrub).arg(json))
                 .subcommand(with_admin(health)),
         )
+}
+
+/// The flags of the settings that have one.
+fn setting_flags() -> Vec<Arg> {
+    let flag = |setting: &Setting| {
+        let flag = setting.flag?;
+        let argument = Arg::new(flag)
+            .long(flag)
+            .help(setting.meaning)
+            .value_name(value_name(setting.kind));
+        Some(argument.action(if setting.kind == Kind::List {
+            ArgAction::Append
+        } else {
+            ArgAction::Set
+        }))
+    };
+    SETTINGS.iter().filter_map(flag).collect()
 }
 
 fn check_command() -> Command {
