@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::chunk::chunker::{Chunker, Profile};
-use crate::chunk::codec::Hint;
+use crate::chunk::codec::{Compression, Hint};
 use crate::chunk::domain::DomainKey;
 use crate::chunk::error::{MetaError, WriteError};
 use crate::chunk::md5::Md5Stream;
@@ -41,6 +41,8 @@ pub struct WriteOptions {
     pub profile: Profile,
     /// A hint for the size of the buffer; more or fewer bytes may come.
     pub expected_bytes: Option<u64>,
+    /// `None`: as the store is set.
+    pub compression: Option<Compression>,
     pub hint: Hint,
 }
 
@@ -264,6 +266,7 @@ impl DataWriter {
             store: Arc::clone(&self.store),
             key,
             chunker: Arc::clone(&self.chunker),
+            compression: self.options.compression.unwrap_or(self.store.compression),
             hint: self.options.hint,
             data: self.id,
             anchor: match self.version {

@@ -128,6 +128,7 @@ impl Objects {
             domain: bucket.domain,
             profile: Profile::General,
             expected_bytes,
+            compression: None,
             hint,
         })
     }
