@@ -23,6 +23,7 @@ mod place;
 mod put;
 mod receive;
 mod requests;
+mod settings;
 pub mod types;
 mod usage;
 
@@ -30,8 +31,8 @@ mod usage;
 mod tests;
 
 pub use error::{
-    CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError, GetError, PlaceError,
-    PutError, ReceiveError, StoreError, UploadError, UploadPartError,
+    BucketTagsError, CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError,
+    GetError, PlaceError, PutError, ReceiveError, StoreError, UploadError, UploadPartError,
 };
 pub use list::ListedObject;
 pub use multipart::SweeperHandle;
@@ -41,6 +42,7 @@ pub use requests::{
     ListParts, ListRequest, ListUploads, ObjectBody, PartPage, PutRequest, UploadEntry, UploadPage, UploadPart,
     UploadPartCopy, Usage, Written,
 };
+pub use settings::UnknownSetting;
 
 /// The object operations over one metadata store and one chunk store.
 pub struct Objects {

@@ -26,6 +26,7 @@ mod faults;
 mod listing;
 mod objects;
 mod races;
+mod tags;
 mod uploads;
 
 /// The engine of the tests: faults are scripted where one is about them.
