@@ -120,7 +120,8 @@ impl ChunkStore {
     fn window_bytes(&self, profile: Profile) -> usize {
         let fair = self.pool.budget_bytes() / self.sessions.uploads().max(1);
         let most = (profile.chunk_bytes_min() * WINDOW_CHUNKS_MAX * WINDOW_SEGMENTS_MAX).min(WINDOW_BYTES_MAX);
-        let least = (2 * profile.chunk_bytes_max()).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
+        // The longest chunk can be cut from it: more would let a few uploads of large chunks take the pool.
+        let least = profile.chunk_bytes_max().clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
         fair.min(most).max(least)
     }
 }
