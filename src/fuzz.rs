@@ -370,7 +370,7 @@ pub fn chunk_record(data: &[u8]) {
             let (codecs, mut stored) = (Codecs::new(0), Vec::new());
             // Repeated, so that it pays.
             let raw = rest.repeat(3);
-            for setting in [Compression::Fast, Compression::Balanced(1)] {
+            for setting in [Compression::Fast, Compression::Zstd(1)] {
                 let codec = codecs.encode(&raw, setting, Hint::Unknown, &mut stored);
                 let mut back = vec![0; raw.len()];
                 assert!(codec == Codec::Raw || stored.len() < raw.len());

@@ -26,6 +26,8 @@ pub const LIST_PAGE_MAX: usize = 1000;
 pub const DELETE_OBJECTS_MAX: usize = 1000;
 /// Tags of an object, each of at most 128 + 256 characters.
 pub const TAGS_MAX: usize = 10;
+/// Tags of a bucket, of the same lengths.
+pub const BUCKET_TAGS_MAX: usize = 50;
 
 // Identities and the S3 wire.
 

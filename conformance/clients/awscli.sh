@@ -31,6 +31,17 @@ curl -fsS ${AWS_CA_BUNDLE:+--cacert "$AWS_CA_BUNDLE"} "$url" | cmp - "$FILES/655
 printf 'streamed' | aws s3 cp - "s3://$bucket/stdin"
 [ "$(aws s3 cp "s3://$bucket/stdin" -)" = streamed ]
 
+# Tags of a bucket, and what is written by one of them.
+aws s3api get-bucket-tagging --bucket "$bucket" 2>/dev/null && exit 1
+aws s3api put-bucket-tagging --bucket "$bucket" --tagging 'TagSet=[{Key=cairn:compression,Value=max},{Key=team,Value=a}]'
+[ "$(aws s3api get-bucket-tagging --bucket "$bucket" --query 'TagSet[].Value' --output text)" = "$(printf 'max\ta')" ]
+aws s3api put-bucket-tagging --bucket "$bucket" --tagging 'TagSet=[{Key=cairn:compression,Value=zip}]' 2>/dev/null && exit 1
+aws s3 cp --no-progress "$0" "s3://$bucket/tagged"
+aws s3 cp --no-progress "s3://$bucket/tagged" "$WORK/back"
+cmp "$0" "$WORK/back"
+aws s3 rm "s3://$bucket/tagged"
+aws s3api delete-bucket-tagging --bucket "$bucket"
+
 [ "$(aws s3 ls --recursive "s3://$bucket/cp/" | wc -l)" -eq "$(ls "$FILES" | wc -l)" ]
 aws s3 rb "s3://$bucket" 2>/dev/null && exit 1
 aws s3 rb --force "s3://$bucket"

@@ -3,12 +3,14 @@
 //! A chunk is compressed only where a cheap probe says that it pays, the result is kept only where it is at most nine
 //! tenths of the plaintext, and only after it was decoded again and compared.
 
+use std::ops::RangeInclusive;
+
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use parking_lot::Mutex;
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::ResetDirective;
+use zstd::zstd_safe::{CParameter, ResetDirective};
 
-use crate::limits::KIB;
+use crate::limits::{KIB, MIB};
 
 /// How a record's payload is stored. The numbers are part of the on-disk format; 3 is kept for zstd with a dictionary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,12 +37,19 @@ pub enum Compression {
     /// LZ4.
     Fast,
     /// zstd at this level.
-    Balanced(i32),
+    Zstd(i32),
+}
+
+impl Compression {
+    pub const BALANCED: Self = Self::Zstd(3);
+    /// Above it nothing is gained but time lost: 19 takes twice as long for the same bytes in chunks of 64 KiB.
+    pub const MAX: Self = Self::Zstd(18);
+    pub const ZSTD_LEVELS: RangeInclusive<i32> = 1..=22;
 }
 
 impl Default for Compression {
     fn default() -> Self {
-        Self::Balanced(3)
+        Self::BALANCED
     }
 }
 
@@ -68,6 +77,13 @@ const PROBE_WHOLE_BYTES: usize = 2 * SAMPLE_BYTES;
 /// A decoding scratch beyond this is given back after use.
 const SCRATCH_BYTES_KEPT: usize = 512 * KIB;
 
+/// An encoder beyond this is not kept for the next chunk. All levels up to 9 stay below it in chunks of 256 KiB; to make
+/// one anew is little beside what the others do with it.
+const CONTEXT_BYTES_KEPT: usize = 4 * MIB;
+/// How far back zstd looks, as a power of two. Above level 9 its tables are many times the window's size: 67 MiB for a
+/// chunk of 4 MiB at level 22 without this bound, and each thread may have one.
+const WINDOW_LOG: u32 = 20;
+
 /// Encoders and decoders with their contexts, which are large and reused. A call beyond the number kept makes its own
 /// and drops it.
 pub struct Codecs {
@@ -85,7 +101,7 @@ struct Encoder {
 }
 
 impl Codecs {
-    /// Keeps at most `contexts_max` idle contexts of each kind, an encoder being some 2 MiB after chunks of 256 KiB.
+    /// Keeps at most `contexts_max` idle contexts of each kind.
     pub fn new(contexts_max: usize) -> Self {
         Self {
             contexts_max,
@@ -110,7 +126,7 @@ impl Codecs {
         if encoder.scratch.capacity() > SCRATCH_BYTES_KEPT {
             encoder.scratch = Vec::new();
         }
-        {
+        if encoder.zstd.context_mut().sizeof() <= CONTEXT_BYTES_KEPT {
             let mut encoders = self.encoders.lock();
             if encoders.len() < self.contexts_max {
                 encoders.push(encoder);
@@ -161,7 +177,8 @@ impl Codecs {
 impl Encoder {
     fn new() -> Option<Self> {
         let level = 3;
-        let zstd = Compressor::new(level).ok()?;
+        let mut zstd = Compressor::new(level).ok()?;
+        zstd.set_parameter(CParameter::WindowLog(WINDOW_LOG)).ok()?;
         let sample = vec![0; get_maximum_output_size(PROBE_WHOLE_BYTES)];
         Some(Self {
             level,
@@ -185,7 +202,7 @@ impl Encoder {
                 out.resize(get_maximum_output_size(raw.len()), 0);
                 (Codec::Lz4, lz4_flex::block::compress_into(raw, out).ok()?)
             }
-            Compression::Balanced(level) => {
+            Compression::Zstd(level) => {
                 if level != self.level {
                     self.zstd.set_compression_level(level).ok()?;
                     self.level = level;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::chunk::chunker::Chunker;
-use crate::chunk::codec::{Codec, Hint};
+use crate::chunk::codec::{Codec, Compression, Hint};
 use crate::chunk::domain::DomainKey;
 use crate::chunk::error::{MetaError, WriteError};
 use crate::chunk::index::{self, Known};
@@ -19,7 +19,7 @@ use crate::chunk::packs::Counts;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, DataId, PackId, SegmentId, Sequence};
 use crate::kv::{CommitError, Mutation};
-use crate::limits::WINDOW_CHUNKS_MAX;
+use crate::limits::{MIB, WINDOW_CHUNKS_MAX};
 use crate::meta::chunk::ChunkRow;
 use crate::meta::data::DataRow;
 use crate::meta::key;
@@ -29,6 +29,9 @@ use crate::meta::tree::{Target, TreeEntry, TreeRow};
 
 /// Times that a window's commit is tried against rivals.
 const COMMIT_TRIES_MAX: u32 = 16;
+/// Plaintext that is encoded in one turn: at a high level a whole window takes seconds, in which the windows of others
+/// would wait for a thread.
+const TURN_BYTES: usize = MIB;
 const ZEROS: [u8; 4096] = [0; 4096];
 
 /// The building row of the data that the window belongs to.
@@ -42,6 +45,7 @@ pub(super) struct Window {
     pub store: Arc<ChunkStore>,
     pub key: Arc<DomainKey>,
     pub chunker: Arc<dyn Chunker>,
+    pub compression: Compression,
     pub hint: Hint,
     pub data: DataId,
     pub anchor: Anchor,
@@ -186,23 +190,7 @@ impl Window {
             .filter_map(|id| cut.places.get(&id).map(|(start, end)| (*start, *end, id)))
             .collect();
         missing.sort_unstable();
-        let (store, bytes, hint, domain) = (Arc::clone(&self.store), self.bytes.clone(), self.hint, self.key.id);
-        let job = move || {
-            let encode = |(start, end, id): (usize, usize, ChunkId)| {
-                let raw = bytes.slice(start..end);
-                let mut out = Vec::new();
-                let codec = store.codecs.encode(&raw, store.compression, hint, &mut out);
-                let encoded = (codec != Codec::Raw).then_some((codec, out));
-                NewRecord {
-                    domain,
-                    id,
-                    raw,
-                    encoded,
-                }
-            };
-            missing.into_iter().map(encode).collect::<Vec<_>>()
-        };
-        let records = self.store.bulk.run(job).await.ok_or(WriteError::Stopped)?;
+        let records = self.encode(missing).await?;
         let ids: Vec<ChunkId> = records.iter().map(|record| record.id).collect();
         let locations = self.store.packs.append(records).await?;
         for (id, location) in ids.into_iter().zip(locations) {
@@ -211,6 +199,39 @@ impl Window {
             state.placed.insert(id, location);
         }
         Ok(())
+    }
+
+    async fn encode(&self, chunks: Vec<(usize, usize, ChunkId)>) -> Result<Vec<NewRecord>, WriteError> {
+        let mut records = Vec::with_capacity(chunks.len());
+        let mut chunks = chunks.into_iter().peekable();
+        while chunks.peek().is_some() {
+            let mut left = TURN_BYTES;
+            let turn: Vec<_> = std::iter::from_fn(|| {
+                let next = chunks.next_if(|_| left > 0)?;
+                left = left.saturating_sub(next.1 - next.0);
+                Some(next)
+            })
+            .collect();
+            let (store, bytes, domain) = (Arc::clone(&self.store), self.bytes.clone(), self.key.id);
+            let (compression, hint) = (self.compression, self.hint);
+            let job = move || {
+                let encode = |(start, end, id): (usize, usize, ChunkId)| {
+                    let raw = bytes.slice(start..end);
+                    let mut out = Vec::new();
+                    let codec = store.codecs.encode(&raw, compression, hint, &mut out);
+                    let encoded = (codec != Codec::Raw).then_some((codec, out));
+                    NewRecord {
+                        domain,
+                        id,
+                        raw,
+                        encoded,
+                    }
+                };
+                turn.into_iter().map(encode).collect::<Vec<_>>()
+            };
+            records.extend(self.store.bulk.run(job).await.ok_or(WriteError::Stopped)?);
+        }
+        Ok(records)
     }
 
     async fn commit(&self, state: &mut Index, cut: &Cut, segment: &Segment) -> Result<Sequence, WriteError> {

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::chunk::chunker::{Chunker, Profile};
-use crate::chunk::codec::Hint;
+use crate::chunk::codec::{Compression, Hint};
 use crate::chunk::domain::DomainKey;
 use crate::chunk::error::{MetaError, WriteError};
 use crate::chunk::md5::Md5Stream;
@@ -41,6 +41,8 @@ pub struct WriteOptions {
     pub profile: Profile,
     /// A hint for the size of the buffer; more or fewer bytes may come.
     pub expected_bytes: Option<u64>,
+    /// `None`: as the store is set.
+    pub compression: Option<Compression>,
     pub hint: Hint,
 }
 
@@ -119,7 +121,8 @@ impl ChunkStore {
     fn window_bytes(&self, profile: Profile) -> usize {
         let fair = self.pool.budget_bytes() / self.sessions.uploads().max(1);
         let most = (profile.chunk_bytes_min() * WINDOW_CHUNKS_MAX * WINDOW_SEGMENTS_MAX).min(WINDOW_BYTES_MAX);
-        let least = (2 * profile.chunk_bytes_max()).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
+        // The longest chunk can be cut from it: more would let a few uploads of large chunks take the pool.
+        let least = profile.chunk_bytes_max().clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
         fair.min(most).max(least)
     }
 }
@@ -265,6 +268,7 @@ impl DataWriter {
             store: Arc::clone(&self.store),
             key,
             chunker: Arc::clone(&self.chunker),
+            compression: self.options.compression.unwrap_or(self.store.compression),
             hint: self.options.hint,
             data: self.id,
             anchor: match self.version {

@@ -77,6 +77,7 @@ pub enum CompressionChoice {
     Off,
     Fast,
     Balanced,
+    Max,
 }
 
 #[derive(Clone, Debug)]
@@ -221,6 +222,7 @@ fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {
         compression: match values.text("storage.compression").as_deref() {
             Some("off") => CompressionChoice::Off,
             Some("fast") => CompressionChoice::Fast,
+            Some("max") => CompressionChoice::Max,
             _ => CompressionChoice::Balanced,
         },
         memtable_bytes: values.size("storage.memtables")?,

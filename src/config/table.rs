@@ -231,8 +231,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "storage.compression",
         "balanced",
-        Kind::Choice(&["off", "fast", "balanced"]),
-        "how chunks are compressed: not at all, LZ4, or zstd",
+        Kind::Choice(&["off", "fast", "balanced", "max"]),
+        "how chunks are compressed where the bucket's tags do not say: not at all, LZ4, zstd, or zstd at a high level",
     ),
     setting(
         "storage.memtables",

@@ -17,6 +17,7 @@ pub enum Action {
     GetBucketAcl,
     GetBucketLocation,
     GetBucketOwnershipControls,
+    GetBucketTagging,
     GetBucketVersioning,
     GetObject,
     GetObjectAcl,
@@ -27,6 +28,7 @@ pub enum Action {
     ListBucketVersions,
     ListMultipartUploadParts,
     PutBucketAcl,
+    PutBucketTagging,
     PutObject,
     PutObjectAcl,
 }
@@ -41,6 +43,7 @@ impl Action {
             Self::GetBucketAcl => "s3:GetBucketAcl",
             Self::GetBucketLocation => "s3:GetBucketLocation",
             Self::GetBucketOwnershipControls => "s3:GetBucketOwnershipControls",
+            Self::GetBucketTagging => "s3:GetBucketTagging",
             Self::GetBucketVersioning => "s3:GetBucketVersioning",
             Self::GetObject => "s3:GetObject",
             Self::GetObjectAcl => "s3:GetObjectAcl",
@@ -51,6 +54,7 @@ impl Action {
             Self::ListBucketVersions => "s3:ListBucketVersions",
             Self::ListMultipartUploadParts => "s3:ListMultipartUploadParts",
             Self::PutBucketAcl => "s3:PutBucketAcl",
+            Self::PutBucketTagging => "s3:PutBucketTagging",
             Self::PutObject => "s3:PutObject",
             Self::PutObjectAcl => "s3:PutObjectAcl",
         }

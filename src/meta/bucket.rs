@@ -4,12 +4,13 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::ids::{BucketId, DomainId, Sequence};
-use crate::meta::record::{Malformed, Reader, UnknownFields, Writer, text};
+use crate::meta::record::{Malformed, Reader, UnknownFields, Writer, decode_pairs, encode_pairs, text};
 
 const RECORD: &str = "bucket";
 const FORMAT: u8 = 1;
 const TAG_OWNER: u8 = 1;
 const TAG_LOCATION: u8 = 2;
+const TAG_TAGS: u8 = 3;
 
 /// Who owns the objects that others write into a bucket.
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/about-object-ownership.html>
@@ -46,6 +47,8 @@ pub struct Bucket {
     /// The LocationConstraint of its creation; empty for us-east-1.
     pub location: String,
     pub ownership: Ownership,
+    /// Keys and values in the order in which the client gave them.
+    pub tags: Vec<(String, String)>,
     /// Reserved for settings that are a bit; zero today, and kept by a rewrite.
     pub flags: u8,
     pub unknown: UnknownFields,
@@ -66,6 +69,9 @@ impl Bucket {
         if !self.location.is_empty() {
             writer.field(TAG_LOCATION, self.location.as_bytes());
         }
+        if !self.tags.is_empty() {
+            writer.field(TAG_TAGS, &encode_pairs(&self.tags));
+        }
         self.unknown.write(&mut writer);
         writer.finish()
     }
@@ -82,6 +88,7 @@ impl Bucket {
             created: Timestamp::from_unix_ms(reader.u64()?),
             location: String::new(),
             ownership,
+            tags: Vec::new(),
             flags,
             unknown: UnknownFields::default(),
             version,
@@ -90,6 +97,7 @@ impl Bucket {
             match tag {
                 TAG_OWNER => bucket.owner = text(RECORD, &bytes)?,
                 TAG_LOCATION => bucket.location = text(RECORD, &bytes)?,
+                TAG_TAGS => bucket.tags = decode_pairs(RECORD, bytes)?,
                 _ => bucket.unknown.keep(tag, bytes),
             }
         }
@@ -107,13 +115,14 @@ mod tests {
         fn round_trips(
             name in "[a-z]{3,9}", owner in ".{1,70}", location in ".{0,12}", numbers in any::<(u64, u64, u64, u64)>(), flags in any::<u8>(),
             ownership in 0u8..3, extra in proptest::collection::vec(any::<u8>(), 0..40),
+            tags in proptest::collection::vec((".{1,9}", ".{0,9}"), 0..4),
         ) {
             let mut unknown = UnknownFields::default();
             unknown.keep(200, Bytes::from(extra));
             let bucket = Bucket {
                 name: name.clone(), id: BucketId(numbers.0), owner, domain: DomainId(numbers.1),
                 created: Timestamp::from_unix_ms(numbers.2), location, ownership: Ownership::from_code(ownership).unwrap(),
-                flags, unknown, version: Sequence(numbers.3),
+                tags, flags, unknown, version: Sequence(numbers.3),
             };
             prop_assert_eq!(Bucket::decode(&name, bucket.encode(), Sequence(numbers.3)).unwrap(), bucket);
         }

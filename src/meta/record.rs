@@ -88,6 +88,12 @@ impl Reader {
         Err(self.malformed("a number is too long"))
     }
 
+    /// UTF-8 behind its LEB128 length.
+    fn text(&mut self) -> Result<String, Malformed> {
+        let length = usize::try_from(self.varint()?).map_err(|_| self.malformed("a text is too long"))?;
+        text(self.record, &self.bytes(length)?)
+    }
+
     /// The next tagged field; `None` at the record's end.
     pub fn field(&mut self) -> Result<Option<(u8, Bytes)>, Malformed> {
         if self.rest.is_empty() {
@@ -179,6 +185,26 @@ impl Writer {
     }
 }
 
+const PAIRS_FORMAT: u8 = 1;
+
+/// Pairs of texts as the bytes of one field: a format byte, then name and value in turn, each behind its length.
+pub fn encode_pairs(pairs: &[(String, String)]) -> Bytes {
+    let mut writer = Writer::new(PAIRS_FORMAT);
+    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+        writer.varint(text.len() as u64).bytes(text.as_bytes());
+    }
+    writer.finish()
+}
+
+pub fn decode_pairs(record: &'static str, bytes: Bytes) -> Result<Vec<(String, String)>, Malformed> {
+    let mut reader = Reader::open(record, PAIRS_FORMAT, bytes)?;
+    let mut pairs = Vec::new();
+    while !reader.is_empty() {
+        pairs.push((reader.text()?, reader.text()?));
+    }
+    Ok(pairs)
+}
+
 /// Tagged fields that this version does not know, kept in order for the rewrite.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnknownFields(Vec<(u8, Bytes)>);
@@ -228,6 +254,14 @@ pub(crate) mod tests {
             if let Ok(mut reader) = Reader::open("test", 1, Bytes::from(bytes)) {
                 while let Ok(Some(_)) = reader.field() {}
             }
+        }
+
+        #[test]
+        fn pairs_round_trip_and_any_bytes_are_read(pairs in proptest::collection::vec((".{0,9}", ".{0,30}"), 0..5), bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            prop_assert_eq!(decode_pairs("test", encode_pairs(&pairs)).unwrap(), pairs);
+            let mut framed = vec![PAIRS_FORMAT];
+            framed.extend(bytes);
+            let _ = decode_pairs("test", Bytes::from(framed));
         }
     }
 }

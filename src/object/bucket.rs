@@ -12,7 +12,8 @@ use crate::meta::bucket::Bucket;
 use crate::meta::key;
 use crate::meta::upload::Sweep;
 use crate::object::requests::{BucketPage, CreateBucket, CreateOutcome, ListBuckets};
-use crate::object::{DeleteBucketError, Objects, StoreError};
+use crate::object::settings::WriteSettings;
+use crate::object::{BucketTagsError, DeleteBucketError, Objects, StoreError};
 
 /// The row that holds the last bucket id given out.
 const BUCKET_ID_ROW: &str = "bucket-id";
@@ -57,6 +58,7 @@ impl Objects {
                 created: self.clock.now(),
                 location: request.location.clone(),
                 ownership: request.ownership,
+                tags: Vec::new(),
                 flags: 0,
                 unknown: Default::default(),
                 version: Sequence::default(),
@@ -138,6 +140,30 @@ impl Objects {
             }
         }
         Err(DeleteBucketError::Store(StoreError::Contended))
+    }
+
+    /// Gives the bucket these tags in place of those it has; none: takes them away. What is written from now on follows
+    /// those that are settings; what is stored stays as it is.
+    pub async fn put_bucket_tags(&self, grant: &Grant, tags: Vec<(String, String)>) -> Result<(), BucketTagsError> {
+        WriteSettings::check(&tags)?;
+        let granted = grant.bucket().ok_or(BucketTagsError::NoSuchBucket)?;
+        let row = key::bucket(&granted.name);
+        // In turn: each change of tags is a conflict for all others.
+        let _turn = self.keys.lock(&row).await;
+        for _ in 0..limits::TRANSACTION_TRIES_MAX {
+            let now = self.bucket(&granted.name).await?.filter(|now| now.id == granted.id);
+            let mut changed = Arc::unwrap_or_clone(now.ok_or(BucketTagsError::NoSuchBucket)?);
+            changed.tags.clone_from(&tags);
+            let mut mutation = Mutation::new();
+            mutation.unchanged(row.clone(), Some(changed.version));
+            mutation.put(row.clone(), changed.encode());
+            match self.kv.commit(mutation).await {
+                Ok(_) => return Ok(()),
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(StoreError::from(error).into()),
+            }
+        }
+        Err(StoreError::Contended.into())
     }
 
     /// The buckets of the caller, in the order of their names.

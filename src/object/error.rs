@@ -4,6 +4,7 @@ use crate::chunk;
 use crate::clock::Timestamp;
 use crate::kv;
 use crate::meta::record::Malformed;
+use crate::object::settings::UnknownSetting;
 use crate::object::types::{BodyError, ChecksumAlgorithm, ETag};
 
 /// The store could not answer. Says nothing about what the client asked for.
@@ -147,6 +148,17 @@ pub enum DeleteBucketError {
     NotEmpty,
     #[error("the bucket is gone")]
     NoSuchBucket,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BucketTagsError {
+    #[error("the bucket is gone")]
+    NoSuchBucket,
+    /// InvalidTag: a tag with our prefix that means nothing.
+    #[error(transparent)]
+    Setting(#[from] UnknownSetting),
     #[error(transparent)]
     Store(#[from] StoreError),
 }

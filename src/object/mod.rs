@@ -25,6 +25,7 @@ mod put;
 mod receive;
 mod requests;
 mod scrub;
+mod settings;
 pub mod types;
 mod usage;
 
@@ -33,8 +34,8 @@ mod tests;
 
 pub use check::{BadObject, CheckProgress, CheckReport};
 pub use error::{
-    CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError, GetError, PlaceError,
-    PutError, ReceiveError, StoreError, UploadError, UploadPartError,
+    BucketTagsError, CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError,
+    GetError, PlaceError, PutError, ReceiveError, StoreError, UploadError, UploadPartError,
 };
 pub use list::ListedObject;
 pub use multipart::SweeperHandle;
@@ -45,6 +46,7 @@ pub use requests::{
     UploadPartCopy, Usage, Written,
 };
 pub use scrub::{Damage, DamagedObject, ScrubHandle, ScrubStatus};
+pub use settings::UnknownSetting;
 
 /// The object operations over one metadata store and one chunk store.
 pub struct Objects {

@@ -4,7 +4,6 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use smallvec::SmallVec;
 
-use crate::chunk::chunker::Profile;
 use crate::chunk::codec::Hint;
 use crate::chunk::md5::md5_small;
 use crate::chunk::{AppendError, DataWriter, WriteError, WriteOptions};
@@ -12,6 +11,7 @@ use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::object::checksum::BodyChecksum;
 use crate::object::place::Arrived;
+use crate::object::settings::WriteSettings;
 use crate::object::types::{BodyStream, Checksum, ChecksumAlgorithm, Integrity, ObjectHeaders};
 use crate::object::{Objects, ReceiveError, StoreError};
 
@@ -135,10 +135,12 @@ impl Objects {
     }
 
     pub(super) fn writer(&self, bucket: &Bucket, expected_bytes: Option<u64>, hint: Hint) -> DataWriter {
+        let settings = WriteSettings::of(bucket);
         self.chunks.writer(WriteOptions {
             domain: bucket.domain,
-            profile: Profile::General,
+            profile: settings.profile,
             expected_bytes,
+            compression: settings.compression,
             hint,
         })
     }

@@ -47,6 +47,7 @@ pub(super) fn query_keys(operation: &str) -> Option<&'static [&'static str]> {
         "GetBucketLocation" => &["location"],
         "GetBucketVersioning" => &["versioning"],
         "GetBucketOwnershipControls" => &["ownershipControls"],
+        "PutBucketTagging" | "GetBucketTagging" | "DeleteBucketTagging" => &["tagging"],
         "GetBucketAcl" | "PutBucketAcl" => &["acl"],
         "GetObjectAcl" | "PutObjectAcl" => &["acl", "versionId"],
         "ListObjects" => &["delimiter", "encoding-type", "marker", "max-keys", "prefix"],

@@ -160,7 +160,7 @@ fn location(gateway: &Gateway, configuration: Option<dto::CreateBucketConfigurat
         return Err(not_implemented("A directory bucket"));
     }
     if configuration.tags.is_some_and(|tags| !tags.is_empty()) {
-        return Err(not_implemented("A bucket's tags"));
+        return Err(not_implemented("Tagging a bucket in CreateBucket"));
     }
     let Some(constraint) = configuration.location_constraint else {
         return Ok(String::new());

@@ -1,6 +1,7 @@
 //! Between the wire's types and ours.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -332,11 +333,23 @@ pub(super) fn tags(tagging: Option<&str>) -> S3Result<Vec<(String, String)>> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         tags.push((decode_form(name)?, decode_form(value)?));
     }
+    check_tags(&tags, "An object", limits::TAGS_MAX)?;
+    tags.sort_unstable();
+    Ok(tags)
+}
+
+/// What S3 demands of the tags of an object or a bucket.
+/// Source: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html>
+pub(super) fn check_tags(tags: &[(String, String)], whose: &str, max: usize) -> S3Result<()> {
     let invalid = |message: &'static str| Err(refuse(S3ErrorCode::InvalidTag, message));
-    if tags.len() > limits::TAGS_MAX {
-        return Err(refuse(S3ErrorCode::InvalidTag, "An object has at most 10 tags."));
+    if tags.len() > max {
+        return Err(refuse(
+            S3ErrorCode::InvalidTag,
+            format!("{whose} has at most {max} tags."),
+        ));
     }
-    for (name, value) in &tags {
+    let mut names = HashSet::with_capacity(tags.len());
+    for (name, value) in tags {
         if name.is_empty() || name.chars().count() > 128 {
             return invalid("A tag's key has 1 to 128 characters.");
         }
@@ -346,18 +359,14 @@ pub(super) fn tags(tagging: Option<&str>) -> S3Result<Vec<(String, String)>> {
         if name.starts_with("aws:") {
             return invalid("Tag keys that begin with aws: are reserved.");
         }
-        if name.chars().chain(value.chars()).any(char::is_control) {
+        if name.chars().chain(value.chars()).any(char::is_control) || !fits_xml(name) || !fits_xml(value) {
             return invalid("A tag holds no control characters.");
         }
+        if !names.insert(name) {
+            return invalid("Cannot provide multiple tags with the same key.");
+        }
     }
-    tags.sort_unstable();
-    if tags
-        .windows(2)
-        .any(|pair| matches!(pair, [(first, _), (second, _)] if first == second))
-    {
-        return invalid("Cannot provide multiple tags with the same key.");
-    }
-    Ok(tags)
+    Ok(())
 }
 
 fn decode_form(text: &str) -> S3Result<String> {

@@ -15,8 +15,8 @@ use crate::kv;
 use crate::limits;
 use crate::object::types::BodyError;
 use crate::object::{
-    CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError, GetError, PlaceError,
-    PutError, ReceiveError, StoreError, UploadError, UploadPartError,
+    BucketTagsError, CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError,
+    GetError, PlaceError, PutError, ReceiveError, StoreError, UploadError, UploadPartError,
 };
 use crate::s3::convert;
 
@@ -305,6 +305,16 @@ impl From<DeleteBucketError> for S3Error {
             ),
             DeleteBucketError::NoSuchBucket => no_such_bucket(),
             DeleteBucketError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<BucketTagsError> for S3Error {
+    fn from(error: BucketTagsError) -> Self {
+        match error {
+            BucketTagsError::NoSuchBucket => no_such_bucket(),
+            BucketTagsError::Setting(error) => refuse(S3ErrorCode::InvalidTag, format!("Invalid tag: {error}.")),
+            BucketTagsError::Store(error) => error.into(),
         }
     }
 }

@@ -20,6 +20,7 @@ mod query;
 mod range;
 mod read;
 mod signed;
+mod tagging;
 mod token;
 mod watch;
 mod wire;
@@ -155,9 +156,9 @@ fn granted_bucket(grant: &Grant) -> S3Result<&Arc<Bucket>> {
     grant.bucket().ok_or_else(error::no_such_bucket)
 }
 
-/// One line an operation: the file, the function, its input and its output.
+/// One line an operation: the file, the function, its input and its output, and the status where s3s's is not S3's.
 macro_rules! delegate {
-    ($($operation:ident => $file:ident($input:ident) -> $output:ident;)*) => {
+    ($($operation:ident => $file:ident($input:ident) -> $output:ident $(, $status:ident)?;)*) => {
         #[async_trait::async_trait]
         impl S3 for Gateway {
             $(
@@ -166,7 +167,8 @@ macro_rules! delegate {
                     request: S3Request<dto::$input>,
                 ) -> S3Result<S3Response<dto::$output>> {
                     watch::taken(&request.extensions);
-                    $file::$operation(self, request).await.map(S3Response::new)
+                    let output = $file::$operation(self, request).await?;
+                    Ok(wire::answer(output, None$(.or(Some(http::StatusCode::$status)))?))
                 }
             )*
         }
@@ -181,6 +183,9 @@ delegate! {
     get_bucket_location => bucket(GetBucketLocationInput) -> GetBucketLocationOutput;
     get_bucket_versioning => bucket(GetBucketVersioningInput) -> GetBucketVersioningOutput;
     get_bucket_ownership_controls => bucket(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput;
+    put_bucket_tagging => tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput, NO_CONTENT;
+    get_bucket_tagging => tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput;
+    delete_bucket_tagging => tagging(DeleteBucketTaggingInput) -> DeleteBucketTaggingOutput;
     get_bucket_acl => attributes(GetBucketAclInput) -> GetBucketAclOutput;
     put_bucket_acl => attributes(PutBucketAclInput) -> PutBucketAclOutput;
     get_object_acl => attributes(GetObjectAclInput) -> GetObjectAclOutput;

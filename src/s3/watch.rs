@@ -94,7 +94,12 @@ pub(super) fn check(cx: &mut S3AccessContext<'_>) -> S3Result<()> {
 fn reads_xml(operation: &str) -> bool {
     matches!(
         operation,
-        "CompleteMultipartUpload" | "CreateBucket" | "DeleteObjects" | "PutBucketAcl" | "PutObjectAcl"
+        "CompleteMultipartUpload"
+            | "CreateBucket"
+            | "DeleteObjects"
+            | "PutBucketAcl"
+            | "PutBucketTagging"
+            | "PutObjectAcl"
     )
 }
 

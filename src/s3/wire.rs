@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use s3s::service::S3Service;
-use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Result, StdError};
+use s3s::{Body, HttpError, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Response, S3Result, StdError};
 
 use crate::object::types::ChecksumAlgorithm;
 use crate::s3::error::{invalid_request, not_implemented, refuse};
@@ -19,6 +19,7 @@ use crate::s3::query::pairs;
 use crate::s3::watch::{self, BodyWatch, PAYLOAD_HASH};
 use crate::s3::{checksum, range, signed};
 
+const TRAILER: &str = "x-amz-trailer";
 const CDATA: &[u8] = b"<![CDATA[";
 
 /// The S3 service. Cheap to clone.
@@ -48,6 +49,9 @@ impl S3Wire {
         if is_head && response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
+        if let Some(Status(status)) = response.extensions_mut().remove() {
+            *response.status_mut() = status;
+        }
         if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
             if let Some(error) = watch.and_then(|watch| watch.failure()) {
                 return respond(error);
@@ -58,6 +62,19 @@ impl S3Wire {
         }
         Ok(response)
     }
+}
+
+/// The status of a typed answer, for which s3s has one of its own.
+#[derive(Clone, Copy)]
+struct Status(StatusCode);
+
+/// An operation's answer; with `status` where S3 gives another one than s3s.
+pub(super) fn answer<T>(output: T, status: Option<StatusCode>) -> S3Response<T> {
+    let mut response = S3Response::new(output);
+    if let Some(status) = status {
+        response.extensions.insert(Status(status));
+    }
+    response
 }
 
 /// Tells the region to sign for; clients try again with the one in the document. s3s's errors have no field for it.
@@ -104,27 +121,9 @@ fn prepare(request: &mut HttpRequest) -> S3Result<()> {
         *request.body_mut() = Body::http_body_unsync(SignedChunks::new(body));
     }
     if request.method() == Method::POST {
-        prepare_post(request)?;
+        refuse_form(request.headers())?;
     }
-    Ok(())
-}
-
-fn prepare_post(request: &mut HttpRequest) -> S3Result<()> {
-    // s3s reads a form before it knows who sent it.
-    let is_form = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .get(..19)
-            .is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/form-data"))
-    };
-    if request.headers().get(CONTENT_TYPE).is_some_and(is_form) {
-        return Err(not_implemented("An upload by a browser's form (POST object)"));
-    }
-    if request
-        .uri()
-        .query()
-        .is_some_and(|query| pairs(Some(query)).any(|pair| pair == ("delete", "")))
-    {
+    if keeps_body(request.method(), request.uri().query()) {
         let frames = Arc::new(Mutex::new(Vec::new()));
         request.extensions_mut().insert(KeptBody(Arc::clone(&frames)));
         let body = std::mem::take(request.body_mut());
@@ -133,13 +132,37 @@ fn prepare_post(request: &mut HttpRequest) -> S3Result<()> {
     Ok(())
 }
 
+/// s3s reads a form before it knows who sent it.
+fn refuse_form(headers: &HeaderMap) -> S3Result<()> {
+    let is_form = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .get(..19)
+            .is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/form-data"))
+    };
+    if headers.get(CONTENT_TYPE).is_some_and(is_form) {
+        return Err(not_implemented("An upload by a browser's form (POST object)"));
+    }
+    Ok(())
+}
+
+/// Whether the operation checks the digests of its document: DeleteObjects and PutBucketTagging.
+fn keeps_body(method: &Method, query: Option<&str>) -> bool {
+    let named = match *method {
+        Method::POST => "delete",
+        Method::PUT => "tagging",
+        _ => return false,
+    };
+    pairs(query).any(|(name, _)| name == named)
+}
+
 /// Whether a presigned URL says that it was valid for no time at all: to its user it has expired.
 pub(super) fn never_valid(query: &str) -> bool {
     let expires = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
     expires.is_some_and(|seconds| seconds.starts_with('-') || seconds.parse() == Ok(0_u64))
 }
 
-/// The bytes of a DeleteObjects body as they came: s3s hands over only what it parsed, and the digests are ours to
+/// The bytes of a document as they came: s3s hands over only what it parsed, and the digests are ours to
 /// check. Bounded by s3s's limit of an XML body, above which it stops reading.
 #[derive(Clone)]
 pub(super) struct KeptBody(Arc<Mutex<Vec<Bytes>>>);
@@ -175,19 +198,24 @@ impl HttpBody for Keeping {
 impl KeptBody {
     /// S3 demands a digest of the body of DeleteObjects.
     /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html>
-    pub(super) fn verify(&self, headers: &HeaderMap) -> S3Result<()> {
-        if headers.contains_key("x-amz-trailer") {
-            return Err(not_implemented("A trailer of DeleteObjects"));
-        }
-        if !checksum::is_announced(headers) {
+    pub(super) fn verify_announced(&self, headers: &HeaderMap) -> S3Result<()> {
+        if !headers.contains_key(TRAILER) && !checksum::is_announced(headers) {
             return Err(invalid_request(
                 "Missing required header for this request: Content-MD5 or x-amz-checksum-*.",
             ));
         }
+        self.verify(headers)
+    }
+
+    /// Compares the digests that came with the document, if any.
+    pub(super) fn verify(&self, headers: &HeaderMap) -> S3Result<()> {
+        if headers.contains_key(TRAILER) {
+            return Err(not_implemented("A trailer of a document"));
+        }
         let frames = std::mem::take(&mut *self.0.lock());
         // s3s passes over such a section: the key would be another one than is named.
         if frames.concat().windows(CDATA.len()).any(|bytes| bytes == CDATA) {
-            return Err(not_implemented("A CDATA section in the document of DeleteObjects"));
+            return Err(not_implemented("A CDATA section in a document"));
         }
         let expected = checksum::integrity(headers, None)?;
         if let Some(md5) = expected.content_md5

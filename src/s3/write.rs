@@ -108,7 +108,7 @@ pub(super) async fn delete_objects(
         .grant(caller, &request.input.bucket, Action::DeleteObject)
         .await?;
     match request.extensions.get::<KeptBody>() {
-        Some(body) => body.verify(&request.headers)?,
+        Some(body) => body.verify_announced(&request.headers)?,
         None => return Err(S3Error::new(S3ErrorCode::InternalError)),
     }
     let delete = request.input.delete;

@@ -393,7 +393,8 @@ fn chunk_options(config: &Config) -> ChunkStoreOptions {
     options.compression = match config.storage.compression {
         CompressionChoice::Off => Compression::Off,
         CompressionChoice::Fast => Compression::Fast,
-        CompressionChoice::Balanced => Compression::default(),
+        CompressionChoice::Balanced => Compression::BALANCED,
+        CompressionChoice::Max => Compression::MAX,
     };
     options
 }

@@ -54,7 +54,7 @@ fn only_what_pays_is_compressed() {
     assert_eq!(round_trip(&codecs, &mixed, Compression::default()).0, Codec::Raw);
     assert_eq!(round_trip(&codecs, &mixed, Compression::Fast).0, Codec::Raw);
     for level in [1, 3, 9, 3] {
-        assert_eq!(round_trip(&codecs, &text, Compression::Balanced(level)).0, Codec::Zstd);
+        assert_eq!(round_trip(&codecs, &text, Compression::Zstd(level)).0, Codec::Zstd);
     }
 }
 
@@ -68,6 +68,71 @@ fn contexts_are_bounded() {
         }
     });
     assert!(codecs.encoders.lock().len() <= 1 && codecs.decoders.lock().len() <= 1);
+}
+
+/// What an encoder needs for one chunk, and whether it is kept afterwards.
+fn context(raw: &[u8], level: i32) -> (usize, bool) {
+    let mut encoder = Encoder::new().unwrap();
+    let setting = Compression::Zstd(level);
+    assert_eq!(encoder.encode(raw, setting, &mut Vec::new()), Some(Codec::Zstd));
+    let codecs = Codecs::new(1);
+    round_trip(&codecs, raw, setting);
+    let is_kept = !codecs.encoders.lock().is_empty();
+    (encoder.zstd.context_mut().sizeof(), is_kept)
+}
+
+#[test]
+fn contexts_of_high_levels_are_bounded_and_not_kept() {
+    // The tables are sized by the chunk's length; a text that repeats itself is done in no time at every level.
+    let text = b"all work and no play makes a dull gateway\n".repeat(110_000);
+    for level in Compression::ZSTD_LEVELS {
+        for length in [64 * KIB, 256 * KIB, 4 * MIB] {
+            let (bytes, is_kept) = context(&text[..length], level);
+            assert!(bytes <= 20 * MIB, "{level} {length}: {bytes}");
+            assert_eq!(is_kept, bytes <= CONTEXT_BYTES_KEPT, "{level} {length}: {bytes}");
+            assert!(is_kept || level > 9 || length == 4 * MIB, "{level} {length}: {bytes}");
+        }
+    }
+}
+
+#[test]
+fn a_context_serves_all_levels_in_turn() {
+    let codecs = Codecs::new(1);
+    let text: Vec<u8> = (0..30_000u32).flat_map(|n| format!("{n:x} ").into_bytes()).collect();
+    let of = |setting| round_trip(&codecs, &text, setting).1;
+    let alone = |setting| round_trip(&Codecs::new(0), &text, setting).1;
+    for setting in [
+        Compression::MAX,
+        Compression::Zstd(1),
+        Compression::Fast,
+        Compression::BALANCED,
+    ] {
+        // What does not fit breaks a session off, which must not stay for the next level.
+        let mut mixed = noise(200_000);
+        mixed[..4096].fill(b'a');
+        mixed[100_000..104_096].fill(b'b');
+        assert_eq!(round_trip(&codecs, &mixed, Compression::MAX).0, Codec::Raw);
+        assert_eq!(of(setting), alone(setting));
+    }
+    assert!(of(Compression::MAX) < of(Compression::BALANCED) && of(Compression::BALANCED) < of(Compression::Fast));
+}
+
+#[test]
+fn no_level_is_tried_on_what_the_probe_refuses() {
+    // Letters of a base64 text: zstd would take a quarter off, and LZ4 finds nothing.
+    let letters: Vec<u8> = noise(256 * KIB).into_iter().map(|byte| b'0' + byte % 64).collect();
+    for setting in [
+        Compression::Fast,
+        Compression::BALANCED,
+        Compression::MAX,
+        Compression::Zstd(22),
+    ] {
+        let codecs = Codecs::new(1);
+        assert_eq!(round_trip(&codecs, &letters, setting).0, Codec::Raw);
+        let mut encoders = codecs.encoders.lock();
+        let idle = encoders.pop().unwrap().zstd.context_mut().sizeof();
+        assert!(idle < 64 * KIB, "{setting:?}: zstd was at work, {idle} bytes");
+    }
 }
 
 proptest! {

@@ -116,6 +116,7 @@ impl Fixture {
             domain: self.domain,
             profile: Profile::General,
             expected_bytes: None,
+            compression: None,
             hint: Hint::Unknown,
         }
     }

@@ -59,19 +59,29 @@ async fn full_duplicates_add_no_chunk() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chunk_boundaries_do_not_depend_on_windows() {
-    let fixture = Fixture::new().await;
-    let bytes = content(2, 17 * MIB + 3);
-    fixture.put(&bytes).await;
-    let before = fixture.store.usage().await.unwrap();
-    // With many uploads at the same time a window is 1 MiB.
-    let others: Vec<_> = (0..100)
-        .map(|_| fixture.store.writer(fixture.write_options()))
-        .collect();
-    let again = fixture.put(&bytes).await;
-    drop(others);
-    assert_eq!(fixture.store.usage().await.unwrap().unique_bytes, before.unique_bytes);
-    assert!(fixture.get(again, 0..bytes.len() as u64).await == bytes);
-    fixture.check().await;
+    for profile in Profile::ALL {
+        let fixture = Fixture::new().await;
+        let bytes = content(2, 17 * MIB + 3);
+        let put = async || {
+            let options = WriteOptions {
+                profile,
+                ..fixture.write_options()
+            };
+            let data = build(&fixture.store, options, &bytes).await.unwrap();
+            publish(&fixture.store, data).await.unwrap()
+        };
+        put().await;
+        let before = fixture.store.usage().await.unwrap();
+        // With many uploads at the same time a window is 1 MiB, or as long as the longest chunk.
+        let others: Vec<_> = (0..100)
+            .map(|_| fixture.store.writer(fixture.write_options()))
+            .collect();
+        let again = put().await;
+        drop(others);
+        assert_eq!(fixture.store.usage().await.unwrap().unique_bytes, before.unique_bytes);
+        assert!(fixture.get(again, 0..bytes.len() as u64).await == bytes);
+        fixture.check().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use crate::meta::key::Table;
 use crate::object::types::{ChecksumAlgorithm, ETagCondition, ObjectHeaders, ReadConditions, WriteConditions};
 use crate::object::{CopyError, CopyPartError, CopyRequest, PlaceError, PutRequest, UploadPartCopy};
 
-pub(super) fn copy_to(name: &str) -> CopyRequest {
+pub fn copy_to(name: &str) -> CopyRequest {
     CopyRequest {
         key: key(name),
         source_conditions: ReadConditions::default(),

@@ -28,6 +28,7 @@ mod listing;
 mod objects;
 mod races;
 mod scrubs;
+mod tags;
 mod uploads;
 
 /// The engine of the tests: faults are scripted where one is about them.

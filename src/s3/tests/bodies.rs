@@ -131,7 +131,13 @@ async fn documents_are_refused_for_what_is_wrong_with_them() {
     let gateway = Gateway::with_bucket().await;
     let large = vec![b' '; 9 << 20];
     let delete = || Call::post("/media").query("delete", "");
-    for call in [delete(), Call::put("/other"), Call::put("/media").query("acl", "")] {
+    let tags = Call::put("/media").query("tagging", "");
+    for call in [
+        delete(),
+        Call::put("/other"),
+        Call::put("/media").query("acl", ""),
+        tags,
+    ] {
         let hashed = call.clone().body(large.clone()).send(&gateway).await;
         hashed.refused(400, "MaxMessageLengthExceeded");
         let presigned = send(&gateway, call.clone().body(large.clone()).presign(60)).await;

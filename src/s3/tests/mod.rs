@@ -6,4 +6,5 @@ mod buckets;
 mod client;
 mod listings;
 mod objects;
+mod tagging;
 mod uploads;
