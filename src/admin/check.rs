@@ -1,6 +1,7 @@
 //! What a check of the whole store found.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,8 @@ use super::usage::human;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
+    /// The directory of the store.
+    pub data: PathBuf,
     /// Nothing is wrong.
     pub sound: bool,
     pub objects: u64,

@@ -1,6 +1,7 @@
 //! Whose bytes a chunk holds: up its references to the rows that own them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -8,12 +9,13 @@ use crate::chunk::error::MetaError;
 use crate::chunk::index::{self, page};
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, DataId, SegmentId};
-use crate::kv::Row;
+use crate::kv::{Kv, Row};
+use crate::limits::SCAN_ROWS_MAX;
 use crate::meta::data::DataState;
 use crate::meta::key;
 
-/// Rows of one kind that one chunk's owners are looked for in. A chunk that more refer to has `more` owners.
-const ROWS_MAX: usize = 1000;
+/// Rows that one chunk's owners are looked for in. A chunk that more refer to has `more` owners.
+const ROWS_MAX: usize = 4000;
 
 /// What is stored with the help of a chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,37 +30,50 @@ impl ChunkStore {
     /// What is stored with the help of `chunk`. Reads a few thousand rows at the most.
     pub async fn owners(&self, chunk: &ChunkId) -> Result<Owners, MetaError> {
         let kv = &*self.kv;
-        let (mut owners, mut left) = (Owners::default(), Vec::new());
-        let segments = page(kv, key::chunk_refs(chunk), ROWS_MAX).await?;
-        owners.more |= segments.len() == ROWS_MAX;
+        let (mut owners, mut left, mut budget) = (Owners::default(), Vec::new(), ROWS_MAX);
+        let segments = some(kv, key::chunk_refs(chunk), &mut budget).await?;
         for row in &segments {
             let Some(segment) = field::<32>(row, 33).map(SegmentId) else {
                 continue;
             };
-            let refs = page(kv, key::segment_refs(&segment), ROWS_MAX).await?;
-            owners.more |= refs.len() == ROWS_MAX;
+            let refs = some(kv, key::segment_refs(&segment), &mut budget).await?;
             left.extend(refs.iter().filter_map(|row| field(row, 33).map(DataId)));
         }
         let mut seen = HashSet::new();
         while let Some(data) = left.pop() {
+            if budget == 0 {
+                break;
+            }
             if !seen.insert(data) {
                 continue;
             }
-            if seen.len() > ROWS_MAX {
-                owners.more = true;
-                break;
-            }
+            budget -= 1;
             if let Some(known) = index::data(kv, data).await?
                 && known.row.state == DataState::Live
-                && !known.row.owner.is_empty()
             {
-                owners.rows.insert(data, known.row.owner);
+                if known.row.owner.is_empty() {
+                    // Published by a version that did not say under what.
+                    owners.more = true;
+                } else {
+                    owners.rows.insert(data, known.row.owner);
+                }
             }
-            let refs = page(kv, key::data_refs(data), ROWS_MAX).await?;
+            let refs = some(kv, key::data_refs(data), &mut budget).await?;
             left.extend(refs.iter().filter_map(|row| field(row, 17).map(DataId)));
         }
+        owners.more |= budget == 0;
         Ok(owners)
     }
+}
+
+/// The first rows of a range, as many as may still be read.
+async fn some(kv: &dyn Kv, range: Range<Bytes>, budget: &mut usize) -> Result<Vec<Row>, MetaError> {
+    if *budget == 0 {
+        return Ok(Vec::new());
+    }
+    let rows = page(kv, range, (*budget).min(SCAN_ROWS_MAX)).await?;
+    *budget -= rows.len();
+    Ok(rows)
 }
 
 /// A field of a reference row's key.

@@ -58,6 +58,9 @@ pub struct ScrubReport {
     pub damaged: u64,
     /// Those that were noted as damaged and read well again.
     pub healed: u64,
+    /// Those that the system did not give now, and why the last of them: they may be whole, and nothing is noted of them.
+    pub unread: u64,
+    pub unread_reason: String,
     /// The bad ones, each as it was found; the first hundred.
     pub findings: Vec<Finding>,
 }
@@ -103,24 +106,26 @@ impl ChunkStore {
         Ok(report)
     }
 
-    async fn scrub_extent(&self, extent: Extent, report: &mut ScrubReport) -> Result<(), CollectError> {
+    pub(super) async fn scrub_extent(&self, extent: Extent, report: &mut ScrubReport) -> Result<(), CollectError> {
         let records = extent.records().to_vec();
         report.records += records.len() as u64;
         // If one of them does not read, none of them does: then each is read by itself.
         if let Some(bad) = self.bad_records(extent).await? {
             for wanted in &records {
-                self.judge(
-                    wanted,
-                    bad.contains(&wanted.id).then(|| NOT_ITS_NAME.to_owned()),
-                    report,
-                )
-                .await?;
+                let reason = bad.contains(&wanted.id).then(|| NOT_ITS_NAME.to_owned());
+                self.judge(wanted, reason, report).await?;
             }
             return Ok(());
         }
         for wanted in &records {
-            let reason = self.reason(wanted).await?;
-            self.judge(wanted, reason, report).await?;
+            match self.reason(wanted).await {
+                Ok(reason) => self.judge(wanted, reason, report).await?,
+                Err(CollectError::Read(error @ pack::ReadError::Io { .. })) => {
+                    report.unread += 1;
+                    report.unread_reason = error.to_string();
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -142,7 +147,7 @@ impl ChunkStore {
                 let bad = self.misnamed(&[*wanted], read).await?;
                 Ok((!bad.is_empty()).then(|| NOT_ITS_NAME.to_owned()))
             }
-            Err(error @ pack::ReadError::Busy(_)) => Err(error.into()),
+            Err(error @ (pack::ReadError::Busy(_) | pack::ReadError::Io { .. })) => Err(error.into()),
             Err(error) => Ok(Some(error.to_string())),
         }
     }

@@ -1,25 +1,28 @@
 //! `cairn check`: by itself where no gateway runs, else through the one that does.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use super::admin;
 use crate::admin::CheckReport;
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Values};
 use crate::server::{CheckError, CheckRequest, LockError, ServeError, check};
 
 /// The check could not be made.
 const FAILED: u8 = 2;
 
 /// Prints the report. Exit code 0: sound; 1: something is wrong; 2: nothing is known.
-pub fn run(config: &Config, request: CheckRequest, as_json: bool) -> ExitCode {
-    match report(config, request) {
+pub fn run(config: Result<(Config, Values), ConfigError>, request: CheckRequest, as_json: bool) -> ExitCode {
+    let config = config.map_err(|error| error.to_string());
+    match config.and_then(|(config, _)| report(&config, request)) {
         Ok(report) => {
             let text = if as_json {
                 serde_json::to_string(&report).unwrap_or_default()
             } else {
                 report.to_string().trim_end().to_owned()
             };
-            println!("{text}");
+            // Who closed the pipe reads the exit code.
+            let _ = writeln!(std::io::stdout(), "{text}");
             if report.sound {
                 ExitCode::SUCCESS
             } else {
@@ -35,9 +38,16 @@ pub fn run(config: &Config, request: CheckRequest, as_json: bool) -> ExitCode {
 
 fn report(config: &Config, request: CheckRequest) -> Result<CheckReport, String> {
     match check(config, request) {
-        Err(CheckError::Serve(ServeError::Lock(LockError::Held { .. }))) if !request.repair => {
-            eprintln!("a gateway uses the directory: asking it");
-            admin::check(config.admin_listen, request.read_data).map_err(|error| error.to_string())
+        Err(CheckError::Serve(ServeError::Lock(held @ LockError::Held { .. }))) if !request.repair => {
+            eprintln!("{held}; asking the gateway on {}", config.admin_listen);
+            let report = admin::check(config.admin_listen, request.read_data).map_err(|error| error.to_string())?;
+            if config.data.canonicalize().is_ok_and(|data| data == report.data) {
+                return Ok(report);
+            }
+            let (asked, other) = (config.admin_listen, report.data.display());
+            Err(format!(
+                "the gateway on {asked} serves {other}, another store: see --admin-listen"
+            ))
         }
         outcome => outcome.map_err(|error| error.to_string()),
     }

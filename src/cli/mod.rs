@@ -59,12 +59,11 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         }
         Some(("version", _)) => println!("cairn {}", env!("CARGO_PKG_VERSION")),
         Some(("check", matches)) => {
-            let (config, _) = load(matches)?;
             let request = server::CheckRequest {
                 read_data: matches.get_flag("read-data"),
                 repair: matches.get_flag("repair"),
             };
-            return Ok(check::run(&config, request, matches.get_flag("json")));
+            return Ok(check::run(load(matches), request, matches.get_flag("json")));
         }
         Some(("admin", matches)) => {
             let Some((name, matches)) = matches.subcommand() else {

@@ -268,7 +268,7 @@ pub const SETTINGS: &[Setting] = &[
             min: 0,
             max: 1024 * GIB,
         },
-        "disk space that is held back, so that a full disk can be emptied; uploads are refused while it cannot be held; 0: none",
+        "disk space that is held back, so that a full disk can be emptied; uploads are refused while it cannot be held; 0B: none",
     ),
     setting(
         "storage.collect_interval",

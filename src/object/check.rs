@@ -106,6 +106,12 @@ impl Objects {
                     report.records += scrubbed.records;
                     report.bytes += scrubbed.bytes;
                     report.damage_total += scrubbed.damaged;
+                    if scrubbed.unread > 0 {
+                        let (unread, why) = (scrubbed.unread, &scrubbed.unread_reason);
+                        let told =
+                            format!("{unread} records of pack {pack} could not be read, and may be whole: {why}");
+                        report.differences.push(told);
+                    }
                     for finding in scrubbed.findings {
                         if report.damage.len() < TOLD_MAX {
                             report.damage.push(self.name(finding).await?);

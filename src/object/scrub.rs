@@ -169,6 +169,10 @@ impl Objects {
                     row.bytes += report.bytes;
                     row.damaged += report.damaged;
                     row.healed += report.healed;
+                    if report.unread > 0 {
+                        let (unread, why) = (report.unread, report.unread_reason);
+                        tracing::error!(%pack, unread, why, "records could not be read: the next pass tries again");
+                    }
                     for finding in report.findings {
                         self.tell(finding).await?;
                     }

@@ -88,10 +88,11 @@ impl Objects {
             }
             tokio::time::sleep(RECOUNT_PAUSE).await;
             let again = self.differences_once().await?;
-            if again == found {
+            let before = found.len();
+            found.retain(|difference| again.contains(difference));
+            if found.len() == before {
                 break;
             }
-            found = again;
         }
         Ok(found)
     }

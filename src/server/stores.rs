@@ -1,6 +1,7 @@
 //! The stores behind the wire: opened from the bottom up, closed from the top down.
 
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +107,7 @@ struct Background {
 }
 
 pub struct Stores {
+    data: PathBuf,
     kv: Arc<RocksKv>,
     chunks: Arc<ChunkStore>,
     objects: Arc<Objects>,
@@ -141,6 +143,7 @@ impl Stores {
         };
         let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
         Ok(Arc::new(Self {
+            data: config.data.canonicalize().unwrap_or_else(|_| config.data.clone()),
             kv,
             chunks,
             objects,
@@ -183,6 +186,7 @@ impl Stores {
             reason: bad.reason,
         };
         Ok(CheckReport {
+            data: self.data.clone(),
             sound: found.is_sound(),
             objects: found.objects,
             read_data,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::harness::{Fixture, content, pack_files, publish, read};
 use crate::chunk::index;
-use crate::chunk::pack::NewRecord;
+use crate::chunk::pack::{Extent, NewRecord};
 use crate::chunk::{Pace, Piece, ReadError, ScrubReport};
 use crate::ids::DataId;
 use crate::kv::Mutation;
@@ -155,4 +155,35 @@ async fn the_owners_of_a_chunk_are_found_through_composed_data() {
         read(&fixture.store, copy, 0..MIB as u64).await,
         Err(ReadError::Damaged { .. })
     ));
+}
+
+/// A file that cannot be opened now says nothing about its records.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_now_is_not_damaged() {
+    let fixture = Fixture::new().await;
+    let bytes = content(1, MIB);
+    let id = fixture.put(&bytes).await;
+    let fixture = fixture.restart().await;
+    let before = scrub(&fixture).await;
+    let pack = fixture.store.pack_sizes()[0].0;
+    let entries = fixture.store.packs.records(pack).await.unwrap();
+    let live = fixture.store.live(pack, &entries).await.unwrap();
+    // Another process, which has no file open yet.
+    let fixture = fixture.restart().await;
+    let files = pack_files(fixture.dir.path());
+    for path in &files {
+        std::fs::rename(path, path.with_extension("away")).unwrap();
+    }
+    let mut report = ScrubReport::default();
+    for (wanted, _) in &live {
+        let extent = Extent::new(*wanted);
+        fixture.store.scrub_extent(extent, &mut report).await.unwrap();
+    }
+    for path in &files {
+        std::fs::rename(path.with_extension("away"), path).unwrap();
+    }
+    assert_eq!((report.damaged, report.unread), (0, live.len() as u64));
+    let report = scrub(&fixture).await;
+    assert_eq!((report.records, report.damaged, report.healed), (before.records, 0, 0));
+    assert!(fixture.get(id, 0..MIB as u64).await == bytes);
 }

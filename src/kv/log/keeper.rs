@@ -146,9 +146,13 @@ impl LogFiles {
 
     fn fill_spare(&self, path: PathBuf, bytes: u64, pause: Duration) -> io::Result<LogFile> {
         let mut file = LogFile::create(path, self.fault.clone())?;
+        // A disk without room for it is told at once, and not filled.
+        file.reserve(bytes)?;
         let zeros = AlignedBuffer::zeroed(ZERO_SLICE_BYTES);
-        while file.bytes < bytes && !self.state.lock().is_stopping {
-            file.write(zeros.as_slice(), file.bytes)?;
+        let mut at = 0;
+        while at < bytes && !self.state.lock().is_stopping {
+            file.write(zeros.as_slice(), at)?;
+            at += ZERO_SLICE_BYTES as u64;
             std::thread::sleep(pause);
         }
         file.sync()?;

@@ -158,8 +158,11 @@ impl Log {
         match self.append(0) {
             Ok(_) => {}
             Err(AppendError::Failed(error)) => return Err(error),
-            // It is still wanted.
-            Err(AppendError::NoFile(_)) => return Ok(()),
+            // The next synced frame says it as well, and asks for a mark of its own.
+            Err(AppendError::NoFile(_)) => {
+                self.wants_mark = false;
+                return Ok(());
+            }
         }
         self.sync()?;
         self.wants_mark = false;

@@ -1,6 +1,7 @@
 //! RocksDB as the committer and the readers see it. Everything here may block.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rocksdb::{
@@ -23,6 +24,9 @@ use crate::limits::SCAN_ROWS_MAX;
 const APPLIED: &[u8] = b"applied_seq";
 /// Bytes of the version before a row's bytes.
 const VERSION_BYTES: usize = 8;
+/// How long a commit waits for room on a full disk.
+const ROOM_TRIES_MAX: u32 = 240;
+const ROOM_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Database {
     db: DB,
@@ -292,8 +296,33 @@ impl Base for Database {
 
 impl committer::Engine for Database {
     fn apply(&self, effects: Effects<'_>, last: Sequence) -> Result<(), String> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        let changing = self
+            .rows
+            .change(effects.clone().filter_map(Result::ok).map(Effect::key));
+        // After a flush for which the disk had no room RocksDB refuses everything, and goes on by itself once there is
+        // some: the frame is durable, so what can be lost is time.
+        let mut tries = 0;
+        while let Err(error) = self.db.write_opt(self.batch(effects.clone(), last)?, &options) {
+            tries += 1;
+            if tries > ROOM_TRIES_MAX || !error.as_ref().contains("No space left") {
+                std::mem::forget(changing);
+                return Err(format!("applying to RocksDB failed: {error}"));
+            }
+            if tries == 1 {
+                tracing::error!(%error, "a commit waits for room on the disk");
+            }
+            std::thread::sleep(ROOM_PAUSE);
+        }
+        Ok(())
+    }
+}
+
+impl Database {
+    fn batch(&self, effects: Effects<'_>, last: Sequence) -> Result<WriteBatch, String> {
         let mut batch = WriteBatch::default();
-        for effect in effects.clone() {
+        for effect in effects {
             let effect = effect?;
             let key = effect.key();
             let family = Family::of(key).ok_or("a logged key is in no column family")?;
@@ -310,14 +339,7 @@ impl committer::Engine for Database {
             }
         }
         batch.put(APPLIED, last.0.to_le_bytes());
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        let changing = self.rows.change(effects.filter_map(Result::ok).map(Effect::key));
-        if let Err(error) = self.db.write_opt(batch, &options) {
-            std::mem::forget(changing);
-            return Err(format!("applying to RocksDB failed: {error}"));
-        }
-        Ok(())
+        Ok(batch)
     }
 }
 

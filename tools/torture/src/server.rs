@@ -111,7 +111,7 @@ impl Server {
         if launch.given_keys {
             command
                 // The file that holds room back would take up memory where that is the disk; `full-disk` tests it.
-                .env("CAIRN_STORAGE_RESERVE", "0")
+                .env("CAIRN_STORAGE_RESERVE", "0B")
                 .env("CAIRN_ROOT_ACCESS_KEY", ACCESS_KEY)
                 .env("CAIRN_ROOT_SECRET_KEY", SECRET_KEY);
         }
