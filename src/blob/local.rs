@@ -26,13 +26,10 @@ impl AppendFile {
     /// name is durable only after [`sync_dir`].
     pub fn create(path: &Path, direct: bool, reserve_bytes: u64) -> io::Result<Self> {
         let buffered = OpenOptions::new().write(true).create_new(true).open(path)?;
-        match rustix::fs::fallocate(&buffered, FallocateFlags::empty(), 0, reserve_bytes) {
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(error) => {
-                drop(buffered);
-                fs::remove_file(path)?;
-                return Err(error.into());
-            }
+        if let Err(error) = reserve(&buffered, reserve_bytes) {
+            drop(buffered);
+            fs::remove_file(path)?;
+            return Err(error);
         }
         Ok(Self::around(buffered, path, direct))
     }
@@ -166,6 +163,15 @@ pub fn create_dir_synced(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => path.parent().map_or(Ok(()), sync_dir),
+    }
+}
+
+/// Makes room for the first `bytes` of `file`, and makes it as long; `false`: the file system cannot, and the writes must.
+pub fn reserve(file: &File, bytes: u64) -> io::Result<bool> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

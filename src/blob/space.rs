@@ -4,12 +4,11 @@
 //! new data is taken only while the reserve is held; where little else is free, the reserve is given up to those.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use crate::blob::local::{remove_file, reserve};
 
 const NAME: &str = "reserve";
 
@@ -49,7 +48,7 @@ impl Space {
         if self.is_held.load(Relaxed) {
             if free < margin {
                 self.is_held.store(false, Relaxed);
-                remove(&self.path)?;
+                remove_file(&self.path)?;
                 tracing::error!(
                     free,
                     "the disk is nearly full: no new data is taken until there is room"
@@ -59,14 +58,15 @@ impl Space {
         }
         let left = self.path.metadata().map_or(0, |metadata| metadata.len());
         // Twice the margin, so that it is not given up again at once.
-        if left == self.bytes && free >= margin || free + left >= self.bytes + 2 * margin {
-            if left != self.bytes {
+        let is_there = left == self.bytes;
+        if (is_there && free >= margin) || free + left >= self.bytes + 2 * margin {
+            if !is_there {
                 self.take()?;
             }
             self.is_held.store(true, Relaxed);
             tracing::info!(free, reserve = self.bytes, "there is room for new data");
         } else {
-            remove(&self.path)?;
+            remove_file(&self.path)?;
             tracing::debug!(free, reserve = self.bytes, "there is no room for new data");
         }
         Ok(())
@@ -74,36 +74,19 @@ impl Space {
 
     fn take(&self) -> io::Result<()> {
         let mut file = File::create(&self.path)?;
-        let taken = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
-            Err(Errno::OPNOTSUPP) => fill(&mut file, self.bytes),
-            taken => taken.map_err(io::Error::from),
-        };
-        taken.inspect_err(|_| drop(remove(&self.path)))
+        let taken = reserve(&file, self.bytes).and_then(|is_taken| {
+            // Where room cannot be reserved, it is filled.
+            let bytes = if is_taken { 0 } else { self.bytes };
+            io::copy(&mut io::repeat(0).take(bytes), &mut file)
+        });
+        taken.map(drop).inspect_err(|_| drop(remove_file(&self.path)))
     }
-}
-
-fn fill(file: &mut File, bytes: u64) -> io::Result<()> {
-    let zeros = vec![0; 1 << 20];
-    let mut left = bytes;
-    while left > 0 {
-        let count = left.min(zeros.len() as u64);
-        file.write_all(zeros.get(..count as usize).unwrap_or(&zeros))?;
-        left -= count;
-    }
-    Ok(())
 }
 
 /// What an ordinary process may still use of the file system that `path` is to lie on.
 fn free_bytes(path: &Path) -> io::Result<u64> {
     let found = rustix::fs::statvfs(path.parent().unwrap_or(path))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
 }
 
 #[cfg(test)]

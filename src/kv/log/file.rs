@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use crate::blob::local::write_direct_or_not;
+use crate::blob::local::{reserve, write_direct_or_not};
 
 /// A step of the log that a test can make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +79,8 @@ impl LogFile {
 
     /// Reserves space without writing it; where the file system cannot, the writes do it one by one.
     pub fn reserve(&mut self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => self.bytes = self.bytes.max(bytes),
-            Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
+        if reserve(&self.file, bytes)? {
+            self.bytes = self.bytes.max(bytes);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::buffer::AlignedBuffer;
 use super::file::{LogFault, LogFile};
-use crate::blob::local::sync_dir;
+use crate::blob::local::{remove_file, sync_dir};
 use crate::ids::Sequence;
 use crate::kv::metrics::KvMetrics;
 use crate::limits::{KIB, MIB};
@@ -198,9 +198,7 @@ impl LogFiles {
 
 /// Removes a spare that was not finished. What cannot be removed goes at the next start.
 pub(super) fn discard(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
+    if let Err(error) = remove_file(path) {
         tracing::warn!(%error, path = %path.display(), "an unfinished log file could not be removed");
     }
 }
