@@ -14,7 +14,7 @@ use crate::chunk::codec::{Codec, Compression, Hint};
 use crate::chunk::domain::DomainKey;
 use crate::chunk::error::{MetaError, WriteError};
 use crate::chunk::index::{self, Known};
-use crate::chunk::pack::{Location, NewRecord};
+use crate::chunk::pack::{AppendError, Location, NewRecord};
 use crate::chunk::packs::Counts;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, DataId, PackId, SegmentId, Sequence};
@@ -190,6 +190,9 @@ impl Window {
             .filter_map(|id| cut.places.get(&id).map(|(start, end)| (*start, *end, id)))
             .collect();
         missing.sort_unstable();
+        if !self.store.has_room() {
+            return Err(AppendError::Full.into());
+        }
         let records = self.encode(missing).await?;
         let ids: Vec<ChunkId> = records.iter().map(|record| record.id).collect();
         let locations = self.store.packs.append(records).await?;

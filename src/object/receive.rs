@@ -71,7 +71,6 @@ impl Objects {
                     let before = size - piece.len() as u64;
                     write(writer, piece).await?;
                     if size / TURN_BYTES > before / TURN_BYTES {
-                        self.check_room()?;
                         tokio::task::yield_now().await;
                     }
                 }
@@ -111,7 +110,7 @@ impl Objects {
         })
     }
 
-    /// Refuses new data while the disk is full.
+    /// Refuses a body while the disk is full, however small it is; the chunk store refuses what it is to store.
     fn check_room(&self) -> Result<(), StoreError> {
         if self.chunks.has_room() {
             Ok(())

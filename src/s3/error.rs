@@ -85,6 +85,13 @@ impl From<StoreError> for S3Error {
         if let StoreError::Data(chunk::ReadError::Busy(_)) | StoreError::Write(WriteError::Busy(_)) = &error {
             return refuse(S3ErrorCode::SlowDown, "Please reduce your request rate.");
         }
+        // Said once by who watches the disk, not at every request.
+        if let StoreError::Write(WriteError::Append(AppendError::Full)) = &error {
+            return refuse(
+                S3ErrorCode::ServiceUnavailable,
+                "The server's disk is full. Nothing was stored.",
+            );
+        }
         tracing::error!(error = &error as &dyn Error, "an operation failed in the store");
         if let Some(why) = takes_no_writes(&error) {
             return refuse(S3ErrorCode::ServiceUnavailable, why);
@@ -105,9 +112,6 @@ impl From<StoreError> for S3Error {
 /// Why the store takes no writes at the moment, if that is what failed.
 fn takes_no_writes(error: &StoreError) -> Option<&'static str> {
     let commit = match error {
-        StoreError::Write(WriteError::Append(AppendError::Full)) => {
-            return Some("The server's disk is full. Nothing was stored.");
-        }
         StoreError::Commit(error)
         | StoreError::Meta(MetaError::Commit(error))
         | StoreError::Write(WriteError::Meta(MetaError::Commit(error)))

@@ -1,3 +1,4 @@
+use super::copies::copy_to;
 use super::uploads::complete;
 use super::{Fixture, create_only, key, noise, put_request};
 use crate::chunk::{AppendError, WriteError};
@@ -99,7 +100,7 @@ async fn i11_a_full_disk_takes_no_data_and_gives_back_what_is_deleted() {
     const SIZE: usize = 1 << 20;
     let test = Fixture::with_reserve(1 << 16).await;
     test.space.look_at(u64::MAX / 2).unwrap();
-    let grant = test.bucket("b").await;
+    let (grant, foreign) = (test.bucket("b").await, test.bucket_of(&test.bob, "c").await);
     for name in ["kept", "deleted"] {
         test.put(&grant, name, &noise(SIZE, name.len() as u64)).await;
     }
@@ -111,6 +112,13 @@ async fn i11_a_full_disk_takes_no_data_and_gives_back_what_is_deleted() {
         };
         assert!(matches!(error, AppendError::Full));
     }
+    // A copy to another domain is new data; one that only refers to what is there is none.
+    let refused = test.objects.copy(&grant, &key("kept"), &foreign, copy_to("copy")).await;
+    assert!(refused.is_err());
+    test.objects
+        .copy(&grant, &key("kept"), &grant, copy_to("copy"))
+        .await
+        .unwrap();
     assert_eq!(test.get(&grant, "kept").await.unwrap(), noise(SIZE, 4));
     let held = test.chunks.usage().await.unwrap().pack_bytes;
     let doomed = key("deleted");
@@ -122,5 +130,5 @@ async fn i11_a_full_disk_takes_no_data_and_gives_back_what_is_deleted() {
     test.space.look_at(u64::MAX / 2).unwrap();
     test.put(&grant, "new", &noise(SIZE, 9)).await;
     assert_eq!(test.get(&grant, "kept").await.unwrap(), noise(SIZE, 4));
-    assert_eq!(test.usage(&grant).await.objects, 2);
+    assert_eq!(test.usage(&grant).await.objects, 3);
 }
