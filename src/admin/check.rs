@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::scrub::{DamagedChunk, DamagedObject};
 use super::usage::human;
+use crate::object::CheckReport as Found;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
@@ -14,22 +14,12 @@ pub struct CheckReport {
     pub data: PathBuf,
     /// Nothing is wrong.
     pub sound: bool,
-    pub objects: u64,
-    /// Whether the bytes were read: so many records of packs, bodies of small objects, and bytes of both.
+    /// Whether the bytes were read.
     pub read_data: bool,
-    pub records: u64,
-    pub bodies: u64,
-    pub bytes: u64,
-    /// Chunk rows and counters that were made anew before the check.
+    /// What was made anew before the check.
     pub repaired: Option<Repaired>,
-    /// Counters and references that disagree with the rows, one sentence each.
-    pub differences: Vec<String>,
-    /// Objects whose rows do not fit; the first thousand of `bad_objects_total`.
-    pub bad_objects: Vec<BadObject>,
-    pub bad_objects_total: u64,
-    /// Records that do not read back; the first thousand or fewer of `damage_total`.
-    pub damage: Vec<DamagedChunk>,
-    pub damage_total: u64,
+    #[serde(flatten)]
+    pub found: Found,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,33 +28,27 @@ pub struct Repaired {
     pub counters: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BadObject {
-    pub object: DamagedObject,
-    pub reason: String,
-}
-
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(Repaired { chunks, counters }) = self.repaired {
             writeln!(f, "repaired  {chunks} chunk rows, {counters} counters")?;
         }
-        writeln!(f, "objects   {}", self.objects)?;
+        writeln!(f, "objects   {}", self.found.objects)?;
         if self.read_data {
-            let (records, bodies, bytes) = (self.records, self.bodies, human(self.bytes));
+            let (records, bodies, bytes) = (self.found.records, self.found.bodies, human(self.found.bytes));
             writeln!(f, "read      {records} records and {bodies} small objects, {bytes}")?;
         }
-        for difference in &self.differences {
+        for difference in &self.found.differences {
             writeln!(f, "wrong     {difference}")?;
         }
-        for bad in &self.bad_objects {
+        for bad in &self.found.bad_objects {
             writeln!(f, "wrong     {}: {}", bad.object, bad.reason)?;
         }
-        for damage in &self.damage {
+        for damage in &self.found.damage {
             write!(f, "\n{damage}")?;
         }
-        let told = (self.bad_objects.len() + self.damage.len()) as u64;
-        let more = (self.bad_objects_total + self.damage_total).saturating_sub(told);
+        let told = (self.found.bad_objects.len() + self.found.damage.len()) as u64;
+        let more = (self.found.bad_objects_total + self.found.damage_total).saturating_sub(told);
         if more > 0 {
             writeln!(f, "\nand {more} more")?;
         }
@@ -82,6 +66,7 @@ impl fmt::Display for CheckReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::{BadObject, DamagedObject};
 
     #[test]
     fn what_is_wrong_is_told_by_object() {
@@ -90,7 +75,7 @@ mod tests {
             key: "k".into(),
             upload: None,
         };
-        let report = CheckReport {
+        let found = Found {
             objects: 3,
             differences: vec!["counter x is 1".into()],
             bad_objects: vec![BadObject {
@@ -98,6 +83,10 @@ mod tests {
                 reason: "its data is not there".into(),
             }],
             bad_objects_total: 5,
+            ..Found::default()
+        };
+        let report = CheckReport {
+            found,
             ..CheckReport::default()
         };
         let text = report.to_string();

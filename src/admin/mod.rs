@@ -24,8 +24,8 @@ mod check;
 mod scrub;
 mod usage;
 
-pub use check::{BadObject, CheckReport, Repaired};
-pub use scrub::{DamagedChunk, DamagedObject, ScrubReport};
+pub use check::{CheckReport, Repaired};
+pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
@@ -130,7 +130,11 @@ impl Admin {
             "/metrics" => self.metrics().await,
             "/v1/usage" => json(self.backend.usage().await),
             "/v1/recount" => json(self.backend.recount().await),
-            "/v1/check" => json(self.backend.check(request.uri().query() == Some("read_data")).await),
+            "/v1/check" => match request.uri().query() {
+                None => json(self.backend.check(false).await),
+                Some("read_data") => json(self.backend.check(true).await),
+                Some(_) => text(StatusCode::BAD_REQUEST, "the one option is read_data\n".to_owned()),
+            },
             "/v1/scrub" => json(self.backend.scrub().await),
             _ => text(
                 StatusCode::NOT_FOUND,

@@ -1,16 +1,16 @@
 //! The check: whether everything that is stored fits together, and on request whether every byte is what it was.
 
 use std::collections::HashMap;
-use std::ops::Bound;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
 
 use crate::chunk::md5::md5_small;
 use crate::chunk::{CollectError, Pace};
-use crate::kv::{Row, Scan, Value};
-use crate::limits;
+use crate::kv::{Row, Value};
 use crate::meta::bucket::Bucket;
 use crate::meta::data::{DataRow, DataState};
 use crate::meta::key;
@@ -23,14 +23,14 @@ const TOLD_MAX: usize = 1000;
 const STEP_ROWS: usize = 500;
 
 /// An object whose rows do not fit, or whose bytes in the metadata store are not what they were.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadObject {
     pub object: DamagedObject,
     pub reason: String,
 }
 
 /// What a check found. Nothing in the three lists: the store is sound.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
     pub objects: u64,
     /// Records and bodies whose bytes were read, and how many bytes these are.
@@ -71,14 +71,9 @@ impl Objects {
             differences: self.differences().await?,
             ..CheckReport::default()
         };
-        let mut last = String::new();
-        loop {
-            let page = self.all_buckets(&last, limits::LIST_PAGE_MAX).await?;
-            let Some(end) = page.last() else { break };
-            last.clone_from(&end.name);
-            for bucket in page {
-                self.check_bucket(&bucket, read_data, &mut report).await?;
-            }
+        let mut buckets = pin!(self.buckets());
+        while let Some(bucket) = buckets.try_next().await? {
+            self.check_bucket(&bucket, read_data, &mut report).await?;
         }
         if read_data {
             self.check_packs(at_once, progress, &mut report).await?;
@@ -112,11 +107,10 @@ impl Objects {
                             format!("{unread} records of pack {pack} could not be read, and may be whole: {why}");
                         report.differences.push(told);
                     }
-                    for finding in scrubbed.findings {
-                        if report.damage.len() < TOLD_MAX {
-                            report.damage.push(self.name(finding).await?);
-                        }
-                    }
+                    let room = TOLD_MAX.saturating_sub(report.damage.len());
+                    report
+                        .damage
+                        .extend(self.named(scrubbed.findings).await?.into_iter().take(room));
                 }
                 Err(CollectError::Meta(error)) => return Err(error.into()),
                 Err(error) => report
@@ -128,24 +122,12 @@ impl Objects {
     }
 
     async fn check_bucket(&self, bucket: &Bucket, read_data: bool, report: &mut CheckReport) -> Result<(), StoreError> {
-        let range = key::objects(bucket.id, "");
-        let mut start = Bound::Included(range.start);
-        loop {
-            let scan = Scan {
-                start,
-                end: Bound::Excluded(range.end.clone()),
-                limit: STEP_ROWS,
-                direction: Default::default(),
-                fold: None,
-            };
-            let rows = self.kv.scan(scan).await?;
-            let Some(last) = rows.last().map(|row| row.key.clone()) else {
-                return Ok(());
-            };
+        let mut pages = pin!(self.pages(key::objects(bucket.id, ""), STEP_ROWS));
+        while let Some(rows) = pages.try_next().await? {
             report.objects += rows.len() as u64;
             self.check_objects(bucket, rows, read_data, report).await?;
-            start = Bound::Excluded(last);
         }
+        Ok(())
     }
 
     async fn check_objects(

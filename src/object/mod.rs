@@ -14,6 +14,7 @@ mod checksum;
 mod conditions;
 mod copy;
 mod crc_combine;
+mod damage;
 mod delete;
 mod error;
 mod get;
@@ -28,11 +29,13 @@ mod scrub;
 mod settings;
 pub mod types;
 mod usage;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
 pub use check::{BadObject, CheckProgress, CheckReport};
+pub use damage::{Damage, DamagedObject};
 pub use error::{
     BucketTagsError, CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError,
     GetError, PlaceError, PutError, ReceiveError, StoreError, UploadError, UploadPartError,
@@ -45,7 +48,7 @@ pub use requests::{
     ListParts, ListRequest, ListUploads, ObjectBody, PartPage, PutRequest, UploadEntry, UploadPage, UploadPart,
     UploadPartCopy, Usage, Written,
 };
-pub use scrub::{Damage, DamagedObject, ScrubHandle, ScrubStatus};
+pub use scrub::{ScrubHandle, ScrubStatus};
 pub use settings::UnknownSetting;
 
 /// The object operations over one metadata store and one chunk store.

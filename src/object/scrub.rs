@@ -10,13 +10,12 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::chunk::{CollectError, Finding, Pace, ScrubReport, pack};
-use crate::ids::{BucketId, DataId, PackId, UploadId};
+use crate::chunk::{CollectError, Pace, ScrubReport, pack};
+use crate::ids::PackId;
 use crate::kv::Mutation;
 use crate::meta::key;
-use crate::meta::object::ObjectHead;
 use crate::meta::scrub::ScrubRow;
-use crate::object::{Objects, StoreError};
+use crate::object::{Damage, DamagedObject, Objects, StoreError};
 
 const ROW: &str = "scrub";
 /// A slower scrub would be none: a store of any size is read at this rate at least.
@@ -29,26 +28,6 @@ const FINDINGS_MAX: usize = 1000;
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
 /// After a step that failed.
 const RETRY: Duration = Duration::from_secs(60);
-
-/// Where a damaged chunk is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DamagedObject {
-    pub bucket: String,
-    pub key: String,
-    /// It is a part of this upload, which is not completed.
-    pub upload: Option<UploadId>,
-}
-
-/// A damaged chunk as the operator sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    pub chunk: String,
-    pub pack: String,
-    pub reason: String,
-    pub objects: Vec<DamagedObject>,
-    /// Other objects may use it too.
-    pub more: bool,
-}
 
 /// How the scrub stands.
 #[derive(Clone, Debug, Default)]
@@ -173,8 +152,8 @@ impl Objects {
                         let (unread, why) = (report.unread, report.unread_reason);
                         tracing::error!(%pack, unread, why, "records could not be read: the next pass tries again");
                     }
-                    for finding in report.findings {
-                        self.tell(finding).await?;
+                    for damage in self.named(report.findings).await? {
+                        self.tell(damage);
                     }
                 }
                 Err(CollectError::Meta(error)) => return Err(error.into()),
@@ -216,8 +195,8 @@ impl Objects {
         })
     }
 
-    async fn tell(&self, finding: Finding) -> Result<(), StoreError> {
-        let damage = self.name(finding).await?;
+    /// Logs what was found and keeps it to be shown.
+    fn tell(&self, damage: Damage) {
         let Damage {
             chunk,
             pack,
@@ -231,61 +210,14 @@ impl Objects {
                 pack,
                 reason,
                 more,
-                "a stored chunk is damaged; no object needs it"
+                "a stored chunk is damaged; no object is known that needs it"
             );
         }
         for object in &damage.objects {
             let DamagedObject { bucket, key, upload } = object;
-            let upload = upload.map(|upload| upload.to_string());
             tracing::error!(chunk, pack, reason, bucket, key, upload, "an object is damaged");
         }
         self.found.add(damage);
-        Ok(())
-    }
-
-    /// Finds the names of the objects that a finding touches.
-    pub(super) async fn name(&self, finding: Finding) -> Result<Damage, StoreError> {
-        let mut damage = Damage {
-            chunk: finding.chunk.to_string(),
-            pack: finding.pack.to_string(),
-            reason: finding.reason,
-            objects: Vec::new(),
-            more: finding.owners.more,
-        };
-        for (data, owner) in finding.owners.rows {
-            let Some((bucket, key, upload)) = key::parse_owner(&owner) else {
-                continue;
-            };
-            if !self.owns(&owner, data, upload.is_some()).await? {
-                continue;
-            }
-            let bucket = match self.bucket_name(bucket).await? {
-                Some(name) => name,
-                None => continue,
-            };
-            damage.objects.push(DamagedObject { bucket, key, upload });
-        }
-        Ok(damage)
-    }
-
-    /// Whether the row still stands for the data: an object may have been overwritten.
-    async fn owns(&self, owner: &[u8], data: DataId, is_upload: bool) -> Result<bool, StoreError> {
-        let Some(value) = self.kv.get(owner).await? else {
-            return Ok(false);
-        };
-        Ok(is_upload || ObjectHead::decode(&value.bytes)?.data == data)
-    }
-
-    async fn bucket_name(&self, id: BucketId) -> Result<Option<String>, StoreError> {
-        let mut last = String::new();
-        loop {
-            let page = self.all_buckets(&last, crate::limits::LIST_PAGE_MAX).await?;
-            let Some(end) = page.last() else { return Ok(None) };
-            last.clone_from(&end.name);
-            if let Some(bucket) = page.into_iter().find(|bucket| bucket.id == id) {
-                return Ok(Some(bucket.name));
-            }
-        }
     }
 
     async fn scrub_row(&self) -> Result<ScrubRow, StoreError> {

@@ -1,12 +1,14 @@
 //! How much is stored: the counters that every commit keeps, and the recount that they must equal (invariant I5).
 
-use std::ops::{Bound, Range};
+use std::ops::Range;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 
 use crate::ids::BucketId;
-use crate::kv::{Counter, Row, Scan};
+use crate::kv::{Counter, Row};
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::meta::key::{self, Table, UsageKind, UsageScope};
@@ -99,19 +101,14 @@ impl Objects {
 
     async fn differences_once(&self) -> Result<Vec<String>, StoreError> {
         let mut found = Vec::new();
-        let mut last = String::new();
-        loop {
-            let page = self.all_buckets(&last, limits::LIST_PAGE_MAX).await?;
-            let Some(end) = page.last() else { break };
-            last.clone_from(&end.name);
-            for bucket in page {
-                let (counted, expected) = (self.counters(&bucket).await?, self.recount(&bucket).await?);
-                if counted != expected {
-                    let name = &bucket.name;
-                    found.push(format!(
-                        "the counters of {name} are {counted:?}, the rows say {expected:?}"
-                    ));
-                }
+        let mut buckets = pin!(self.buckets());
+        while let Some(bucket) = buckets.try_next().await? {
+            let (counted, expected) = (self.counters(&bucket).await?, self.recount(&bucket).await?);
+            if counted != expected {
+                let name = &bucket.name;
+                found.push(format!(
+                    "the counters of {name} are {counted:?}, the rows say {expected:?}"
+                ));
             }
         }
         let recount = self.chunks.recount().await?;
@@ -119,58 +116,18 @@ impl Objects {
         Ok(found)
     }
 
-    /// The buckets of all owners in the order of their names, a page at a time.
-    pub async fn all_buckets(&self, start_after: &str, limit: usize) -> Result<Vec<Bucket>, StoreError> {
-        let scan = Scan {
-            start: Bound::Excluded(key::bucket(start_after)),
-            end: Bound::Excluded(key::table(Table::Bucket).end),
-            limit: limit.min(limits::LIST_PAGE_MAX),
-            direction: Default::default(),
-            fold: None,
-        };
-        let mut buckets = Vec::new();
-        for row in self.kv.scan(scan).await? {
-            let name = row.key.get(1..).and_then(|name| std::str::from_utf8(name).ok());
-            let name = name.ok_or(Malformed {
-                record: "bucket",
-                reason: "its name is not UTF-8",
-            })?;
-            buckets.push(Bucket::decode(name, row.value.bytes, row.value.version)?);
-        }
-        Ok(buckets)
-    }
-
     async fn each_row(
         &self,
         range: Range<Bytes>,
         mut visit: impl FnMut(Row) -> Result<(), Malformed> + Send,
     ) -> Result<(), StoreError> {
-        let mut start = Bound::Included(range.start);
-        loop {
-            let end = Bound::Excluded(range.end.clone());
-            let limit = limits::LIST_PAGE_MAX;
-            let rows = self
-                .kv
-                .scan(Scan {
-                    start,
-                    end,
-                    limit,
-                    direction: Default::default(),
-                    fold: None,
-                })
-                .await?;
-            let Some(last) = rows.last().map(|row| row.key.clone()) else {
-                return Ok(());
-            };
-            let is_last_page = rows.len() < limit;
+        let mut pages = pin!(self.pages(range, limits::LIST_PAGE_MAX));
+        while let Some(rows) = pages.try_next().await? {
             for row in rows {
                 visit(row)?;
             }
-            if is_last_page {
-                return Ok(());
-            }
-            start = Bound::Excluded(last);
         }
+        Ok(())
     }
 }
 

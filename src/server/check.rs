@@ -71,7 +71,7 @@ async fn run(stores: &Arc<Stores>, request: CheckRequest) -> Result<CheckReport,
     Ok(CheckReport { repaired, ..report? })
 }
 
-pub(super) fn cores() -> usize {
+fn cores() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 

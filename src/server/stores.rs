@@ -1,11 +1,12 @@
 //! The stores behind the wire: opened from the bottom up, closed from the top down.
 
-use std::ops::Bound;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prometheus::{Gauge, IntGauge, Registry};
@@ -15,9 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::body::{BoxError, RequestBody};
 use super::service::Wire;
-use crate::admin::{
-    Backend, BadObject, BucketUsage, CheckReport, DamagedChunk, DamagedObject, Recount, ScrubReport, UsageReport,
-};
+use crate::admin::{Backend, BucketUsage, CheckReport, Recount, ScrubReport, UsageReport};
 use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
 use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectError, CollectorHandle, RebuildReport};
@@ -25,12 +24,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{CompressionChoice, Config, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::IdSource;
+use crate::kv::Kv;
 use crate::kv::rocks::{RocksKv, RocksOptions};
-use crate::kv::{Direction, Kv, Scan};
-use crate::limits::SCAN_ROWS_MAX;
-use crate::meta::bucket::Bucket;
-use crate::meta::key;
-use crate::object::{self, CheckProgress, Damage, Objects, ScrubHandle, StoreError, SweeperHandle};
+use crate::object::{CheckProgress, Objects, ScrubHandle, StoreError, SweeperHandle};
 use crate::s3::{self, S3Options, S3Wire};
 
 /// Between two looks for room on the disk.
@@ -181,24 +177,12 @@ impl Stores {
         progress: &CheckProgress,
     ) -> Result<CheckReport, StoreError> {
         let found = self.objects.check(read_data, at_once, progress).await?;
-        let bad = |bad: object::BadObject| BadObject {
-            object: damaged_object(bad.object),
-            reason: bad.reason,
-        };
         Ok(CheckReport {
             data: self.data.clone(),
             sound: found.is_sound(),
-            objects: found.objects,
             read_data,
-            records: found.records,
-            bodies: found.bodies,
-            bytes: found.bytes,
             repaired: None,
-            differences: found.differences,
-            bad_objects: found.bad_objects.into_iter().map(bad).collect(),
-            bad_objects_total: found.bad_objects_total,
-            damage: found.damage.into_iter().map(damaged_chunk).collect(),
-            damage_total: found.damage_total,
+            found,
         })
     }
 
@@ -224,42 +208,20 @@ impl Stores {
         self.kv.shutdown().await;
     }
 
-    async fn bucket_usage(&self) -> Result<Vec<BucketUsage>, BoxError> {
-        let range = key::table(key::Table::Bucket);
-        let skip = key::bucket("").len();
-        let mut start = Bound::Included(range.start);
+    async fn bucket_usage(&self) -> Result<Vec<BucketUsage>, StoreError> {
         let mut report = Vec::new();
-        loop {
-            let scan = Scan {
-                start,
-                end: Bound::Excluded(range.end.clone()),
-                limit: SCAN_ROWS_MAX,
-                direction: Direction::Forward,
-                fold: None,
-            };
-            let rows = self.kv.scan(scan).await?;
-            let Some(last) = rows.last().map(|row| row.key.clone()) else {
-                return Ok(report);
-            };
-            for row in rows {
-                let name = row
-                    .key
-                    .get(skip..)
-                    .map(String::from_utf8_lossy)
-                    .unwrap_or_default()
-                    .into_owned();
-                let bucket = Bucket::decode(&name, row.value.bytes, row.value.version)?;
-                let usage = self.objects.counters(&bucket).await?;
-                report.push(BucketUsage {
-                    name,
-                    owner: bucket.owner,
-                    objects: usage.objects.max(0).unsigned_abs(),
-                    bytes: usage.bytes.max(0).unsigned_abs(),
-                    upload_bytes: usage.upload_bytes.max(0).unsigned_abs(),
-                });
-            }
-            start = Bound::Excluded(last);
+        let mut buckets = pin!(self.objects.buckets());
+        while let Some(bucket) = buckets.try_next().await? {
+            let usage = self.objects.counters(&bucket).await?;
+            report.push(BucketUsage {
+                name: bucket.name,
+                owner: bucket.owner,
+                objects: usage.objects.max(0).unsigned_abs(),
+                bytes: usage.bytes.max(0).unsigned_abs(),
+                upload_bytes: usage.upload_bytes.max(0).unsigned_abs(),
+            });
         }
+        Ok(report)
     }
 }
 
@@ -308,7 +270,7 @@ impl Backend for Stores {
             total_bytes: status.total_bytes,
             damaged: status.row.damaged,
             healed: status.row.healed,
-            damage: status.damage.into_iter().map(damaged_chunk).collect(),
+            damage: status.damage,
         })
     }
 
@@ -348,24 +310,6 @@ fn told(time: Timestamp) -> Option<String> {
         .ok()
         .filter(|seconds| *seconds > 0)?;
     OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
-}
-
-fn damaged_chunk(damage: Damage) -> DamagedChunk {
-    DamagedChunk {
-        chunk: damage.chunk,
-        pack: damage.pack,
-        reason: damage.reason,
-        objects: damage.objects.into_iter().map(damaged_object).collect(),
-        more: damage.more,
-    }
-}
-
-fn damaged_object(object: object::DamagedObject) -> DamagedObject {
-    DamagedObject {
-        bucket: object.bucket,
-        key: object.key,
-        upload: object.upload.map(|upload| upload.to_string()),
-    }
 }
 
 impl Wire for S3Wire {

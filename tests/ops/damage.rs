@@ -125,7 +125,7 @@ fn the_scrub_tells_the_object_that_a_flipped_byte_hits_and_an_upload_heals_it() 
 }
 
 #[test]
-fn a_stopped_store_is_checked_and_its_index_made_anew() {
+fn a_stopped_store_is_checked() {
     let mut gateway = Gateway::start(&[]);
     put(&gateway, "/stopped", b"");
     put(&gateway, "/stopped/large", &noise());
@@ -144,9 +144,20 @@ fn a_stopped_store_is_checked_and_its_index_made_anew() {
     let (code, told) = check(&gateway, &["--read-data"]);
     assert_eq!(code, 1, "{told}");
     assert!(told.contains("s3://stopped/large"), "{told}");
+}
+
+#[test]
+fn a_check_that_cannot_be_made_says_nothing_of_the_store() {
+    let (mut asked, other) = (Gateway::start(&[]), Gateway::start(&[]));
+    assert_eq!(check(&asked, &[]).0, 0);
+    assert_eq!(check(&asked, &["--listen", "nonsense"]).0, 2);
+    assert!(asked.admin_get("/v1/check?read-data").starts_with("HTTP/1.0 400"));
+    // The other gateway's store is sound, and not the one that is meant.
+    asked.admin.clone_from(&other.admin);
+    assert_eq!(check(&asked, &[]), (2, String::new()));
     let empty = tempfile::tempdir().unwrap();
-    gateway.data = empty.path().to_path_buf();
-    assert_eq!(check(&gateway, &[]).0, 2);
+    asked.data = empty.path().to_path_buf();
+    assert_eq!(check(&asked, &[]).0, 2);
 }
 
 /// The exit code of `cairn check` and what it prints.

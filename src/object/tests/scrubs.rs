@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::copies::copy_to;
 use super::{Fixture, key, noise};
 use crate::chunk::Pace;
+use crate::ids::UploadId;
 use crate::kv::{Kv, Mutation};
 use crate::meta::key as row_key;
 use crate::meta::object::ObjectHead;
@@ -66,10 +67,10 @@ async fn damage_is_told_by_bucket_and_key() {
         }
     }
     told.sort_by(|a, b| a.key.cmp(&b.key));
-    let object = |bucket: &str, name: &str, upload| DamagedObject {
+    let object = |bucket: &str, name: &str, upload: Option<UploadId>| DamagedObject {
         bucket: bucket.into(),
         key: name.into(),
-        upload,
+        upload: upload.map(|upload| upload.to_string()),
     };
     let expected = [
         object("pictures", "a/one", None),
