@@ -28,8 +28,9 @@ fn good(path: &str, text: &str) {
 
 #[test]
 fn the_repository_is_tidy() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let findings = crate::check(&root).unwrap();
+    // Cargo runs tests in their package's folder; a path that is compiled in would be that of another checkout.
+    let root = Path::new("../..");
+    let findings = crate::check(root).unwrap();
     let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
     assert!(findings.is_empty(), "\n{}\n{} findings", text.join("\n"), text.len());
 }
