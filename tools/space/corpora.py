@@ -142,27 +142,25 @@ def disk_images(folder, scale):
 
 
 def media(folder, scale):
-    """Some 200 MiB of files of 256 KiB to 16 MiB that do not compress. One in ten lies there twice, and one in ten a second
-    time with a longer title in front."""
+    """Some 200 MiB of files of 256 KiB to 16 MiB that do not compress. Later one in ten comes a second time, and one in ten with a
+    longer title in front."""
     chance = random.Random(SEED)
-    total, number = 0, 0
-    (folder / "all").mkdir()
+    films = []
 
-    def write(name, title, data):
-        nonlocal total
+    def write(step, name, title, data):
         body = b"\x00\x00\x00\x18ftypisom" + title.encode().ljust(256 + len(title) % 7, b"\x00") + data
-        (folder / "all" / name).write_bytes(body)
-        total += len(body)
+        (folder / step).mkdir(exist_ok=True)
+        (folder / step / name).write_bytes(body)
 
-    while total < 200 * MIB * scale:
-        data = chance.randbytes(int(2 ** chance.uniform(18, 24)))
-        write(f"{number:04}.mp4", f"film {number}", data)
+    while sum(map(len, films)) < 180 * MIB * scale:
+        films.append(chance.randbytes(int(2 ** chance.uniform(18, 24))))
+    for number, data in enumerate(films):
+        write("0 first", f"{number:04}.mp4", f"film {number}", data)
         kind = chance.random()
         if kind < 0.1:
-            write(f"{number:04} (copy).mp4", f"film {number}", data)
+            write("1 later", f"{number:04} (copy).mp4", f"film {number}", data)
         elif kind < 0.2:
-            write(f"{number:04} (named).mp4", f"film {number}, the one with the longer title", data)
-        number += 1
+            write("1 later", f"{number:04} (named).mp4", f"film {number}, the one with the longer title", data)
 
 
 CORPORA = {
