@@ -275,6 +275,7 @@ impl Backend for Stores {
     }
 
     async fn refresh_metrics(&self) {
+        self.kv.refresh_metrics();
         match self.chunks.usage().await {
             Ok(usage) => {
                 self.usage.set(

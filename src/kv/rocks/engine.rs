@@ -88,6 +88,14 @@ fn options(reach: Reach) -> ReadOptions {
     made
 }
 
+/// Bytes on the disk by family, and in memory.
+#[derive(Default)]
+pub(super) struct Sizes {
+    pub files: Vec<(Family, u64)>,
+    pub block_cache: u64,
+    pub memtables: u64,
+}
+
 /// The rows of one page, copied into one allocation.
 #[derive(Default)]
 struct Page {
@@ -192,6 +200,23 @@ impl Database {
             self.db.compact_range_cf(handle, Some(&range.start), Some(&range.end));
         }
         Ok(())
+    }
+
+    /// What RocksDB says of its own size.
+    pub fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes::default();
+        for family in Family::ALL {
+            let Some(handle) = self.db.cf_handle(family_name(family)) else {
+                continue;
+            };
+            let of = |name| self.db.property_int_value_cf(handle, name).ok().flatten().unwrap_or(0);
+            let files = of(c"rocksdb.total-sst-files-size") + of(c"rocksdb.total-blob-file-size");
+            sizes.files.push((family, files));
+            sizes.memtables += of(c"rocksdb.size-all-mem-tables");
+            // One cache for all families.
+            sizes.block_cache = of(c"rocksdb.block-cache-usage");
+        }
+        sizes
     }
 
     pub fn stop_background_work(&self) {

@@ -27,6 +27,7 @@ pub use options::RocksOptions;
 use self::deletions::Tidier;
 use self::engine::{Database, FlushState, Miss, Reach};
 use self::in_place::Gates;
+use self::options::family_name;
 use super::committer::{Committer, Engine};
 use super::log::{Keeper, Log, LogError, LogFiles, recover};
 use super::metrics::KvMetrics;
@@ -122,6 +123,18 @@ impl RocksKv {
 
     pub fn metrics(&self) -> &KvMetrics {
         &self.metrics
+    }
+
+    /// Brings metrics up to date that RocksDB keeps for itself. It has them in memory.
+    pub fn refresh_metrics(&self) {
+        let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let sizes = self.database.sizes();
+        for (family, bytes) in sizes.files {
+            let gauge = self.metrics.file_bytes.with_label_values(&[family_name(family)]);
+            gauge.set(whole(bytes));
+        }
+        self.metrics.block_cache_bytes.set(whole(sizes.block_cache));
+        self.metrics.memtable_bytes.set(whole(sizes.memtables));
     }
 
     /// Runs a short read of one family on this thread: through to the disk while that is known to be in memory too, else

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Options,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    DEFAULT_COLUMN_FAMILY_NAME, Options,
 };
 
 use crate::kv::Family;
@@ -121,6 +122,11 @@ fn family_options(family: Family, options: &RocksOptions, cache: &Cache) -> Opti
     // Indexes and filters count against the cache, so that memory does not grow with the store.
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In pieces of some KiB under a pinned top: whole ones of a megabyte each would drive each other out once they are more
+    // than the cache, and each lookup read one (`docs/scaling.md`).
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_format_version(6);
     match family {
         Family::Chunks => {
