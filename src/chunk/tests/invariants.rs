@@ -79,7 +79,7 @@ async fn i2_every_chunk_of_a_live_object_resolves() {
             domain: fixture.domain,
             id,
         };
-        let read = fixture.store.packs.read(Extent::new(wanted)).await.unwrap();
+        let read = fixture.store.read_records(Extent::new(wanted)).await.unwrap();
         assert_eq!(domain.chunk_id(&read[0].1), id);
     }
     read_all(&fixture, &live).await;
