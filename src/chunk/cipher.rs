@@ -179,7 +179,7 @@ mod tests {
         let told = hex::encode(bytes) + &hex::encode(envelope.tag);
         assert_eq!(told, FROZEN);
     }
-    const FROZEN: &str = "";
+    const FROZEN: &str = "92d3e7a3edc1ea7e9076234c63c5f31244c90f7c9f2ef56450214bd00960";
 
     #[test]
     fn a_key_does_not_show_itself() {

@@ -4,6 +4,7 @@
 
 mod clients;
 mod damage;
+mod encryption;
 mod lifecycle;
 mod support;
 mod tls;

@@ -3,7 +3,7 @@
 use crate::chunk::cipher::{Envelope, Key, Purpose};
 use crate::chunk::codec::Codec;
 use crate::chunk::pack::NewRecord;
-use crate::chunk::record::RecordHeader;
+use crate::chunk::record::{RecordHeader, associated};
 
 impl NewRecord {
     /// Encrypts what is stored of the chunk with its domain's data key: in place what a codec made, into a buffer of its own
@@ -11,12 +11,13 @@ impl NewRecord {
     pub fn encrypt(&mut self, key: &Key) {
         let mut envelope = Envelope::fresh();
         self.envelope = Some(envelope);
-        let associated = self.header().associated();
+        let header = self.header().encode();
+        let associated = associated(&header);
         match &mut self.encoded {
-            Some((_, stored)) => key.seal_in_place(Purpose::Record, &mut envelope, &associated, stored),
+            Some((_, stored)) => key.seal_in_place(Purpose::Record, &mut envelope, associated, stored),
             None => {
                 let mut stored = vec![0; self.raw.len()];
-                key.seal(Purpose::Record, &mut envelope, &associated, &self.raw, &mut stored);
+                key.seal(Purpose::Record, &mut envelope, associated, &self.raw, &mut stored);
                 self.encoded = Some((Codec::Raw, stored));
             }
         }

@@ -14,7 +14,7 @@ use crate::chunk::pack::format::aligned;
 use crate::chunk::pack::shared::{Shared, Visit};
 use crate::chunk::pack::{Extent, ReadError, Wanted};
 use crate::chunk::pool::PooledBuf;
-use crate::chunk::record::{HEADER_BYTES, RecordError, RecordHeader, crc32c};
+use crate::chunk::record::{HEADER_BYTES, RecordError, RecordHeader, associated, crc32c};
 use crate::ids::{ChunkId, PackId};
 
 /// Plaintext that is decoded on the caller's thread; more goes to a blocking one.
@@ -265,9 +265,10 @@ fn decrypt(
         pack,
         error: io::Error::other(format!("the data key of dedup domain {} is not there", domain.0)),
     })?;
-    let associated = found.header.associated();
     let payload = buffer.get_mut(found.payload.clone()).unwrap_or_default();
-    Ok(key.open(Purpose::Record, envelope, &associated, payload).is_ok())
+    Ok(key
+        .open(Purpose::Record, envelope, associated(&found.header_bytes), payload)
+        .is_ok())
 }
 
 /// Decodes behind what `plain` holds and answers where.

@@ -234,6 +234,7 @@ async fn the_invariants_hold_on_the_embedded_engine() {
         kv,
         store,
         domain,
+        masters,
     } = fixture;
     drop((kv, store));
     rocks.shutdown().await;
@@ -246,6 +247,7 @@ async fn the_invariants_hold_on_the_embedded_engine() {
         kv,
         store,
         domain,
+        masters,
     };
     read_all(&fixture, &live).await;
     rebuild(&fixture).await;
