@@ -80,12 +80,12 @@ fn rotate(config: &Config) -> Result<RotationReport, KeyError> {
         Err(KeyCommandError::Lock(LockError::Held { .. })) => {}
         outcome => return Ok(outcome?),
     }
-    let report = asked(config)?;
-    if let Some(MasterKeySource::File(path)) = &config.encryption
-        && report.in_use.is_some()
-        && report.given.first() == report.in_use.as_ref()
-    {
-        keyring::add(path)?;
+    let in_use = asked(config)?.in_use;
+    if let Some(source @ MasterKeySource::File(path)) = &config.encryption {
+        let first = keyring::load(source, &config.data)?.first().to_string();
+        if in_use.is_some_and(|in_use| in_use == first) {
+            keyring::add(path)?;
+        }
     }
     Ok(admin::rotate_key(config.admin_listen)?)
 }

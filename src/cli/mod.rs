@@ -149,7 +149,9 @@ fn command() -> Command {
                 .args(settings.clone())
                 .arg(json.clone()),
         )
-        .subcommand(key::command(&[&[file.clone()], settings.as_slice()].concat()))
+        .subcommand(key::command(
+            &[std::slice::from_ref(&file), settings.as_slice()].concat(),
+        ))
         .subcommand(Command::new("version").about("Show the version"))
         .subcommand(
             Command::new("admin")
