@@ -21,10 +21,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 mod check;
+mod keys;
 mod scrub;
 mod usage;
 
 pub use check::{CheckReport, Repaired};
+pub use keys::{KeysReport, RotationReport};
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
 
@@ -53,6 +55,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// How the scrub stands and what it found.
     async fn scrub(&self) -> Result<ScrubReport, String>;
+
+    /// Whether the store is encrypted, and with which master key.
+    async fn keys(&self) -> Result<KeysReport, String>;
+
+    /// Wraps the store's key with the first of the keys that are given, as the file has them now.
+    async fn rotate_key(&self) -> Result<RotationReport, String>;
 
     /// Brings metrics up to date that are computed when they are asked for.
     async fn refresh_metrics(&self);
@@ -117,8 +125,14 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if *request.method() == Method::POST && request.uri().path() == "/v1/keys/rotate" {
+            return json(self.backend.rotate_key().await);
+        }
         if *request.method() != Method::GET && *request.method() != Method::HEAD {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n".to_owned());
+            let mut response = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET is served here, and POST of /v1/keys/rotate\n".to_owned(),
+            );
             response
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -135,10 +149,11 @@ impl Admin {
                 Some("read_data") => json(self.backend.check(true).await),
                 Some(_) => text(StatusCode::BAD_REQUEST, "the one option is read_data\n".to_owned()),
             },
+            "/v1/keys" => json(self.backend.keys().await),
             "/v1/scrub" => json(self.backend.scrub().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/keys, and POST /v1/keys/rotate\n"
                     .to_owned(),
             ),
         }

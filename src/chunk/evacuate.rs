@@ -170,7 +170,7 @@ impl ChunkStore {
         });
         for extent in extents(wanted) {
             let records = extent.records().to_vec();
-            let read = self.packs.read(extent).await?;
+            let read = self.read_records(extent).await?;
             if let Some(bad) = self.misnamed(&records, read).await?.first() {
                 return Err(CollectError::Copy(*bad));
             }

@@ -1,7 +1,9 @@
 //! The chunk store: every byte above the body limit, once.
 
+mod body;
 mod bulk;
 pub mod chunker;
+pub mod cipher;
 pub mod codec;
 mod collect;
 mod compose;
@@ -10,6 +12,7 @@ mod error;
 mod evacuate;
 mod garbage;
 mod index;
+mod keys;
 pub mod md5;
 mod metrics;
 mod owners;
@@ -37,6 +40,7 @@ pub use compose::Piece;
 pub use domain::DomainKey;
 pub use error::{CollectError, ComposeError, MetaError, OpenError, ReadError, WriteError};
 pub use garbage::UnwindReport;
+pub use keys::{KeyError, Keys, MasterKeyId, MasterKeys, Rotation, master_in_use, rotate};
 pub use owners::Owners;
 pub use pack::AppendError;
 pub use reader::DataStream;

@@ -17,6 +17,7 @@ use crate::chunk::collect::CollectOptions;
 use crate::chunk::domain::DomainKey;
 use crate::chunk::error::{MetaError, OpenError};
 use crate::chunk::index;
+use crate::chunk::keys::Keys;
 use crate::chunk::md5::Md5Lanes;
 use crate::chunk::metrics::ChunkMetrics;
 use crate::chunk::pack::{PackOptions, PackSet};
@@ -44,6 +45,8 @@ const TRANSFER_BYTES: usize = 16 * MIB;
 pub struct ChunkStoreOptions {
     pub packs_dir: PathBuf,
     pub packs: PackOptions,
+    /// Of the same metadata store.
+    pub keys: Keys,
     pub compression: Compression,
     /// Plaintext windows and read extents in memory, over all requests.
     pub pool_bytes: usize,
@@ -67,6 +70,7 @@ impl ChunkStoreOptions {
         Self {
             packs_dir,
             packs: PackOptions::default(),
+            keys: Keys::default(),
             compression: Compression::default(),
             pool_bytes: BUFFER_POOL_BYTES,
             pool_wait: BUFFER_WAIT,
@@ -84,6 +88,7 @@ impl ChunkStoreOptions {
 pub struct ChunkStore {
     pub(super) kv: Arc<dyn Kv>,
     pub(super) packs: PackSet,
+    pub(super) keys: Keys,
     pub(super) table: PackTable,
     pub(super) pool: BufferPool,
     pub(super) md5: Md5Lanes,
@@ -166,6 +171,7 @@ impl ChunkStore {
             table: PackTable::new(Arc::clone(&kv), clock.clone()),
             kv,
             packs,
+            keys: options.keys,
             pool,
             md5,
             codecs: Codecs::new(options.bulk_threads),
@@ -188,6 +194,11 @@ impl ChunkStore {
             metrics,
             recovered,
         }))
+    }
+
+    /// The secret behind what clients carry for us, of an encrypted store; `None`: it has to be kept in a row.
+    pub fn token_key(&self) -> Option<[u8; 32]> {
+        self.keys.token_key()
     }
 
     /// What opening found.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::admin::{CheckReport, ScrubReport, UsageReport};
+use crate::admin::{CheckReport, KeysReport, RotationReport, ScrubReport, UsageReport};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer: the usage of some hundred thousand buckets.
@@ -38,6 +38,15 @@ pub fn check(address: SocketAddr, read_data: bool) -> Result<CheckReport, AdminE
     serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })
 }
 
+pub fn keys(address: SocketAddr) -> Result<KeysReport, AdminError> {
+    serde_json::from_str(&get(address, "/v1/keys")?).map_err(|_| AdminError::Foreign { address })
+}
+
+pub fn rotate_key(address: SocketAddr) -> Result<RotationReport, AdminError> {
+    let body = ask(address, "POST", "/v1/keys/rotate", Some(TIMEOUT))?;
+    serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })
+}
+
 fn report<T: DeserializeOwned + fmt::Display>(
     address: SocketAddr,
     path: &str,
@@ -62,8 +71,13 @@ fn get(address: SocketAddr, path: &str) -> Result<String, AdminError> {
 
 /// `timeout`: without a byte of the answer.
 fn get_within(address: SocketAddr, path: &str, timeout: Option<Duration>) -> Result<String, AdminError> {
+    ask(address, "GET", path, timeout)
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, timeout: Option<Duration>) -> Result<String, AdminError> {
     let address = reachable(address);
-    let answer = exchange(address, path, timeout).map_err(|source| AdminError::Unreachable { address, source })?;
+    let answer =
+        exchange(address, method, path, timeout).map_err(|source| AdminError::Unreachable { address, source })?;
     let (status, body) = split(&answer).ok_or(AdminError::Foreign { address })?;
     if status == 200 {
         Ok(body.to_owned())
@@ -81,11 +95,11 @@ pub(crate) fn split(answer: &str) -> Option<(u16, &str)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
-fn exchange(address: SocketAddr, path: &str, timeout: Option<Duration>) -> io::Result<String> {
+fn exchange(address: SocketAddr, method: &str, path: &str, timeout: Option<Duration>) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(timeout)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)

@@ -12,6 +12,7 @@ use crate::server;
 
 pub(crate) mod admin;
 mod check;
+mod key;
 
 /// Why a command failed, as its user reads it.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,8 @@ enum CliError {
     Serve(#[from] server::ServeError),
     #[error(transparent)]
     Admin(#[from] admin::AdminError),
+    #[error(transparent)]
+    Key(#[from] key::KeyError),
 }
 
 /// Runs the command that `arguments` (with the program's name first) ask for.
@@ -64,6 +67,10 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
                 repair: matches.get_flag("repair"),
             };
             return Ok(check::run(load(matches), request, matches.get_flag("json")));
+        }
+        Some(("key", matches)) => {
+            let told = key::run::<CliError>(matches, |matches| Ok(load(matches)?.0))?;
+            println!("{}", told.trim_end());
         }
         Some(("admin", matches)) => {
             let Some((name, matches)) = matches.subcommand() else {
@@ -142,6 +149,9 @@ fn command() -> Command {
                 .args(settings.clone())
                 .arg(json.clone()),
         )
+        .subcommand(key::command(
+            &[std::slice::from_ref(&file), settings.as_slice()].concat(),
+        ))
         .subcommand(Command::new("version").about("Show the version"))
         .subcommand(
             Command::new("admin")

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 mod error;
 mod table;
 pub(crate) mod units;
@@ -112,6 +114,23 @@ impl fmt::Debug for RootKeys {
     }
 }
 
+/// Where the master keys of an encrypted store are.
+#[derive(Clone, PartialEq, Eq)]
+pub enum MasterKeySource {
+    File(PathBuf),
+    /// The keys themselves.
+    Text(Zeroizing<String>),
+}
+
+impl fmt::Debug for MasterKeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Text(_) => f.write_str("Text(hidden)"),
+        }
+    }
+}
+
 /// Every setting, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -125,6 +144,8 @@ pub struct Config {
     pub root: Option<RootKeys>,
     pub log: LogConfig,
     pub limits: LimitsConfig,
+    /// `None`: a store that is not encrypted.
+    pub encryption: Option<MasterKeySource>,
     pub storage: StorageConfig,
 }
 
@@ -165,6 +186,16 @@ impl Config {
                 ));
             }
         };
+        let encryption = match (values.path("encryption.key_file"), values.text("encryption.key")) {
+            (None, None) => None,
+            (Some(path), None) => Some(MasterKeySource::File(path)),
+            (None, Some(text)) => Some(MasterKeySource::Text(Zeroizing::new(text))),
+            (Some(_), Some(_)) => {
+                return Err(ConfigError::Combination(
+                    "encryption.key_file and CAIRN_ENCRYPTION_KEY exclude each other: set one of them",
+                ));
+            }
+        };
         let admin_listen = values.address("admin_listen")?;
         if !admin_listen.ip().is_loopback() && !values.switch("admin_exposed") {
             return Err(ConfigError::Combination(
@@ -183,6 +214,7 @@ impl Config {
             root,
             log: log_of(values),
             limits: limits_of(values)?,
+            encryption,
             storage: storage_of(values)?,
         })
     }

@@ -228,6 +228,19 @@ pub const SETTINGS: &[Setting] = &[
         SHORT,
         "time that requests in flight get at SIGTERM",
     ),
+    flagged(
+        "encryption.key_file",
+        "key-file",
+        "",
+        Kind::Path,
+        "file of the master keys, the one to use first, outside of the data directory; with it everything that is written from now on is encrypted",
+    ),
+    setting(
+        "encryption.key",
+        "",
+        Kind::Secret,
+        "the same keys without a file, behind commas",
+    ),
     setting(
         "storage.compression",
         "balanced",

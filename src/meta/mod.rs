@@ -4,6 +4,7 @@ pub mod bucket;
 pub mod chunk;
 pub mod data;
 pub mod domain;
+pub mod encryption;
 pub mod key;
 pub mod object;
 pub mod pack;

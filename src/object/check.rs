@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::md5::md5_small;
-use crate::chunk::{CollectError, Pace};
+use crate::chunk::{CollectError, MetaError, Pace, ReadError};
 use crate::kv::{Row, Value};
 use crate::meta::bucket::Bucket;
 use crate::meta::data::{DataRow, DataState};
@@ -142,13 +142,14 @@ impl Objects {
         let mut needed: Vec<Bytes> = heads.iter().flat_map(needs).collect();
         needed.sort_unstable();
         let values = self.kv.get_many(&needed).await?;
-        let values: HashMap<Bytes, Value> = needed
+        let mut values: HashMap<Bytes, Value> = needed
             .into_iter()
             .zip(values)
             .filter_map(|(key, value)| Some((key, value?)))
             .collect();
+        self.open_bodies(&heads, &mut values).await?;
         for (row, head) in rows.iter().zip(&heads) {
-            if read_data && head.payload == Payload::Body {
+            if read_data && matches!(head.payload, Payload::Body | Payload::EncryptedBody) {
                 report.bodies += 1;
                 report.bytes += head.size;
             }
@@ -174,13 +175,27 @@ impl Objects {
         }
         Ok(())
     }
+
+    /// Puts the bodies in place of the rows that hold them encrypted. One that does not open is left out.
+    async fn open_bodies(&self, heads: &[ObjectHead], values: &mut HashMap<Bytes, Value>) -> Result<(), StoreError> {
+        for head in heads.iter().filter(|head| head.payload == Payload::EncryptedBody) {
+            let row = key::body(head.data);
+            let Some(value) = values.get_mut(&row) else { continue };
+            match self.chunks.open_body(head.data, &value.bytes).await {
+                Ok(body) => value.bytes = body,
+                Err(ReadError::Meta(MetaError::Malformed(_))) => drop(values.remove(&row)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The rows that an object cannot do without.
 fn needs(head: &ObjectHead) -> Vec<Bytes> {
     let payload = match head.payload {
         Payload::None => None,
-        Payload::Body => Some(key::body(head.data)),
+        Payload::Body | Payload::EncryptedBody => Some(key::body(head.data)),
         Payload::Data => Some(key::data(head.data)),
     };
     payload
@@ -200,7 +215,8 @@ fn fault(
     }
     Ok(match head.payload {
         Payload::None => (head.size != 0).then_some("it has a size and no data"),
-        Payload::Body => match values.get(&key::body(head.data)) {
+        Payload::Body | Payload::EncryptedBody => match values.get(&key::body(head.data)) {
+            None if head.payload == Payload::EncryptedBody => Some("its body is not there, or fails its cipher's tag"),
             None => Some("its body is not there"),
             Some(body) if body.bytes.len() as u64 != head.size => Some("its body is not as long as it is"),
             // The ETag of an object of parts is not the MD5 of its bytes.

@@ -14,6 +14,8 @@ mod body;
 mod check;
 mod front;
 mod io_watch;
+pub(crate) mod keyring;
+mod keys;
 mod listener;
 mod lock;
 mod ready;
@@ -28,6 +30,8 @@ mod welcome;
 
 pub use check::{CheckError, CheckRequest, check};
 pub use front::FrontError;
+pub use keyring::KeyringError;
+pub use keys::{KeyCommandError, list as list_keys, rotate as rotate_key};
 pub use lock::LockError;
 pub use root_key::RootKeyError;
 pub use stores::StoresError;

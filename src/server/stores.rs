@@ -1,6 +1,6 @@
 //! The stores behind the wire: opened from the bottom up, closed from the top down.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,17 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinHandle;
 
 use super::body::{BoxError, RequestBody};
+use super::keyring;
+use super::keys;
 use super::service::Wire;
-use crate::admin::{Backend, BucketUsage, CheckReport, Recount, ScrubReport, UsageReport};
+use crate::admin::{Backend, BucketUsage, CheckReport, KeysReport, Recount, RotationReport, ScrubReport, UsageReport};
 use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
-use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectError, CollectorHandle, RebuildReport};
+use crate::chunk::{
+    self, ChunkStore, ChunkStoreOptions, CollectError, CollectorHandle, Keys, MasterKeys, RebuildReport,
+};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{CompressionChoice, Config, RootKeys};
+use crate::config::{CompressionChoice, Config, MasterKeySource, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::IdSource;
 use crate::kv::Kv;
@@ -36,6 +40,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub enum StoresError {
     #[error(transparent)]
     Identities(#[from] crate::iam::IdentitiesError),
+    #[error(transparent)]
+    Keyring(#[from] keyring::KeyringError),
+    #[error(transparent)]
+    Key(#[from] chunk::KeyError),
     #[error("the metadata store cannot be opened: {0}")]
     Kv(#[from] crate::kv::rocks::OpenError),
     #[error("the chunk store cannot be opened: {0}")]
@@ -104,6 +112,7 @@ struct Background {
 
 pub struct Stores {
     data: PathBuf,
+    encryption: Option<MasterKeySource>,
     kv: Arc<RocksKv>,
     chunks: Arc<ChunkStore>,
     objects: Arc<Objects>,
@@ -124,11 +133,13 @@ impl Stores {
             Some(path) => Identities::load(path, root)?,
             None => Identities::root_only(root)?,
         };
+        let masters = masters(config.encryption.as_ref(), &config.data)?;
         let clock = Clock::system();
         let ids = Arc::new(IdSource::new(clock.clone()));
         let kv = Arc::new(RocksKv::open(rocks_options(config), registry).await?);
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
-        let options = chunk_options(config);
+        let mut options = chunk_options(config);
+        options.keys = Keys::open(&*shared, masters.as_ref(), &clock).await?;
         let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
         let objects = Objects::new(shared, Arc::clone(&chunks), clock, ids);
@@ -140,6 +151,7 @@ impl Stores {
         let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
         Ok(Arc::new(Self {
             data: config.data.canonicalize().unwrap_or_else(|_| config.data.clone()),
+            encryption: config.encryption.clone(),
             kv,
             chunks,
             objects,
@@ -208,6 +220,14 @@ impl Stores {
         self.kv.shutdown().await;
     }
 
+    /// The master keys as they are given now: a file is read again.
+    async fn masters(&self) -> Result<Option<MasterKeys>, String> {
+        let (source, data) = (self.encryption.clone(), self.data.clone());
+        let read = tokio::task::spawn_blocking(move || masters(source.as_ref(), &data)).await;
+        read.map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())
+    }
+
     async fn bucket_usage(&self) -> Result<Vec<BucketUsage>, StoreError> {
         let mut report = Vec::new();
         let mut buckets = pin!(self.objects.buckets());
@@ -274,6 +294,20 @@ impl Backend for Stores {
         })
     }
 
+    async fn keys(&self) -> Result<KeysReport, String> {
+        let given = self.masters().await?;
+        let report = keys::report(&self.data, &self.kv, given.as_ref()).await;
+        report.map_err(|error| error.to_string())
+    }
+
+    async fn rotate_key(&self) -> Result<RotationReport, String> {
+        let masters = self.masters().await?.ok_or("the store is not encrypted")?;
+        match chunk::rotate(&*self.kv, &masters, &Clock::system()).await {
+            Ok(rotation) => Ok(keys::told(rotation)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     async fn refresh_metrics(&self) {
         self.kv.refresh_metrics();
         match self.chunks.usage().await {
@@ -325,7 +359,11 @@ impl Wire for S3Wire {
     }
 }
 
-fn rocks_options(config: &Config) -> RocksOptions {
+fn masters(source: Option<&MasterKeySource>, data: &Path) -> Result<Option<MasterKeys>, keyring::KeyringError> {
+    source.map(|source| keyring::load(source, data)).transpose()
+}
+
+pub(super) fn rocks_options(config: &Config) -> RocksOptions {
     RocksOptions {
         dir: config.data.clone(),
         memtable_bytes: config.storage.memtable_bytes,

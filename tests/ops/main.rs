@@ -4,6 +4,7 @@
 
 mod clients;
 mod damage;
+mod encryption;
 mod http2;
 mod lifecycle;
 mod support;

@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::chunk::cipher::Envelope;
 use crate::chunk::codec::Codec;
 use crate::chunk::pool::Spent;
 use crate::ids::{ChunkId, DomainId, PackId};
 use crate::limits::{EXTENT_BYTES_MAX, PACK_BYTES_MAX};
 
 mod batch;
+mod encrypt;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -57,6 +59,10 @@ pub struct NewRecord {
     pub raw: Bytes,
     /// What [`Codecs::encode`](crate::chunk::codec::Codecs::encode) made of `raw`; `None` stores `raw` itself.
     pub encoded: Option<(Codec, Vec<u8>)>,
+    /// From [`PackSet::written_at`].
+    pub written_at: u64,
+    /// Of a record that was encrypted; then what is stored is in `encoded`, whatever the codec.
+    pub envelope: Option<Envelope>,
 }
 
 /// A record that a reader expects at a place.
@@ -136,6 +142,7 @@ pub struct Entry {
     pub order: u32,
     /// CRC32C of the stored payload.
     pub payload_crc: u32,
+    pub encrypted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

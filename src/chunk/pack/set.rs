@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::blob::local::{ReadFile, remove_file};
+use crate::chunk::domain::DomainKey;
 use crate::chunk::pack::batch::{APPEND_BYTES_MAX, Append, Record};
 use crate::chunk::pack::format::{PACK_RECORDS_MAX, Trailer};
 use crate::chunk::pack::metrics::PackMetrics;
@@ -82,11 +83,15 @@ impl PackSet {
         &self.recovered
     }
 
+    /// The next number for a record that is made: higher than all before it.
+    pub fn written_at(&self) -> u64 {
+        self.shared.written_at()
+    }
+
     /// Appends `records`, at most 16 MiB, side by side in one pack. Resolves when all of them are durable, in their
     /// order. Dropping the future does not undo it.
     pub async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Location>, AppendError> {
-        let prepare = |record| Record::new(record, self.shared.written_at());
-        self.append_prepared(records.into_iter().map(prepare).collect::<Result<_, _>>()?)
+        self.append_prepared(records.into_iter().map(Record::new).collect::<Result<_, _>>()?)
             .await
     }
 
@@ -105,17 +110,18 @@ impl PackSet {
         answered.await.map_err(|_| AppendError::Closed)?
     }
 
-    /// The plaintexts of an extent's records, in their order, every one verified against its header and CRC.
-    pub async fn read(&self, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
-        reader::read(&self.shared, extent).await
+    /// The plaintexts of an extent's records, in their order, every one verified against its header and CRC. `keys` are
+    /// those of the domains that the records are of; none where nothing is encrypted.
+    pub async fn read(&self, extent: Extent, keys: Vec<Arc<DomainKey>>) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
+        reader::read(&self.shared, extent, keys).await
     }
 
     /// Appends an extent's records to an open pack as they are stored, verified but not decoded.
     pub async fn copy(&self, extent: Extent) -> Result<Vec<Location>, CopyError> {
-        let found = reader::read_stored(&self.shared, &extent).await?;
+        let (bytes, found) = reader::read_stored(&self.shared, &extent).await?;
         let records = found
             .into_iter()
-            .map(|found| Record::verbatim(found.header, found.header_bytes, found.payload));
+            .map(|found| Record::verbatim(found.header, found.header_bytes, bytes.slice(found.payload)));
         Ok(self.append_prepared(records.collect()).await?)
     }
 

@@ -46,6 +46,8 @@ fn record(raw: Bytes) -> NewRecord {
         id: ChunkId(*blake3::hash(&raw).as_bytes()),
         raw,
         encoded: None,
+        written_at: 0,
+        envelope: None,
     }
 }
 
@@ -58,7 +60,11 @@ fn wanted(raw: &Bytes, location: Location) -> Wanted {
 }
 
 async fn read_one(set: &PackSet, raw: &Bytes, location: Location) -> Result<Bytes, ReadError> {
-    Ok(set.read(Extent::new(wanted(raw, location))).await?.remove(0).1)
+    Ok(set
+        .read(Extent::new(wanted(raw, location)), Vec::new())
+        .await?
+        .remove(0)
+        .1)
 }
 
 fn pack_files(dir: &Path) -> Vec<PathBuf> {
@@ -155,7 +161,7 @@ async fn an_extent_mixes_codecs_and_spans_batches() {
     }
     let extent = extent.unwrap();
     let copied = set.copy(extent.clone()).await.unwrap();
-    let read = set.read(extent).await.unwrap();
+    let read = set.read(extent, Vec::new()).await.unwrap();
     assert_eq!(read.into_iter().map(|(_, raw)| raw).collect::<Vec<_>>(), raws);
     for (raw, location) in raws.iter().zip(copied) {
         assert_eq!(read_one(&set, raw, location).await.unwrap(), raw);
@@ -231,7 +237,7 @@ async fn a_flipped_byte_is_damage_and_never_other_bytes() {
     let set = open(dir.path());
     let stale = wanted(&raws[1], locations[0]);
     assert!(matches!(
-        set.read(Extent::new(stale)).await,
+        set.read(Extent::new(stale), Vec::new()).await,
         Err(ReadError::WrongChunk { .. })
     ));
     let behind = Location {

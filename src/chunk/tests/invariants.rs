@@ -79,7 +79,7 @@ async fn i2_every_chunk_of_a_live_object_resolves() {
             domain: fixture.domain,
             id,
         };
-        let read = fixture.store.packs.read(Extent::new(wanted)).await.unwrap();
+        let read = fixture.store.read_records(Extent::new(wanted)).await.unwrap();
         assert_eq!(domain.chunk_id(&read[0].1), id);
     }
     read_all(&fixture, &live).await;
@@ -234,6 +234,7 @@ async fn the_invariants_hold_on_the_embedded_engine() {
         kv,
         store,
         domain,
+        masters,
     } = fixture;
     drop((kv, store));
     rocks.shutdown().await;
@@ -246,6 +247,7 @@ async fn the_invariants_hold_on_the_embedded_engine() {
         kv,
         store,
         domain,
+        masters,
     };
     read_all(&fixture, &live).await;
     rebuild(&fixture).await;
