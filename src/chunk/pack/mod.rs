@@ -28,7 +28,7 @@ mod set;
 mod shared;
 mod syncer;
 
-pub use set::PackSet;
+pub use set::{PackSet, Table};
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

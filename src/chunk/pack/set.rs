@@ -35,6 +35,14 @@ pub struct PackSet {
     recovered: Vec<Recovered>,
 }
 
+/// What a pack has, by id then offset.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub entries: Arc<[Entry]>,
+    /// The footer is not the one that was sealed: the entries are those of a scan.
+    pub footer_damaged: bool,
+}
+
 impl PackSet {
     /// Opens the packs below `dir`, which is made if it is not there. Blocks. Never appends to a pack of an earlier
     /// process, and drops nothing of one that `claims` says was durable.
@@ -119,9 +127,13 @@ impl PackSet {
         Ok(self.append_prepared(records.collect()).await?)
     }
 
-    /// All records of a pack, by id then offset; of an open pack those that are durable. A footer that fails its hash
-    /// is answered from a scan.
+    /// All records of a pack, by id then offset.
     pub async fn records(&self, id: PackId) -> Result<Arc<[Entry]>, ReadError> {
+        Ok(self.table(id).await?.entries)
+    }
+
+    /// All records of a pack; of an open one those that are durable. A footer that fails its hash is answered from a scan.
+    pub async fn table(&self, id: PackId) -> Result<Table, ReadError> {
         let pack = self.shared.pack(id).ok_or(ReadError::NotFound(id))?;
         let lease = Arc::clone(&pack.gone).read_owned().await;
         if *lease {
@@ -132,14 +144,17 @@ impl PackSet {
             if status.state != PackState::Sealed {
                 let mut entries = status.entries.clone();
                 entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
-                return Ok(entries.into());
+                return Ok(Table {
+                    entries: entries.into(),
+                    footer_damaged: false,
+                });
             }
         }
         let shared = Arc::clone(&self.shared);
         let failed = move |error| ReadError::Io { pack: id, error };
         let read = move || {
             let _held = lease;
-            read_entries(&shared, id).map(Arc::from)
+            read_entries(&shared, id)
         };
         tokio::task::spawn_blocking(read)
             .await
@@ -162,20 +177,6 @@ impl PackSet {
             Some((info.id, length.min(info.bytes)))
         };
         let ask = move || packs.into_iter().filter_map(length).collect();
-        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
-    }
-
-    /// The sealed packs whose footer is not the one that was written, or cannot be read. Reads all footers.
-    pub async fn damaged_footers(&self) -> Vec<PackId> {
-        let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
-        let is_damaged = move |info: &PackInfo| {
-            let read = || {
-                let file = ReadFile::open(&shared.path(info.id), false)?;
-                read_table(&file, read_end(&file, info.id)?.trailer().as_ref())
-            };
-            info.state == PackState::Sealed && !matches!(read(), Ok(Some(_)))
-        };
-        let ask = move || packs.into_iter().filter(is_damaged).map(|info| info.id).collect();
         tokio::task::spawn_blocking(ask).await.unwrap_or_default()
     }
 
@@ -273,11 +274,14 @@ fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
 }
 
 /// The footer's entries, or those of a scan when the footer is not what was sealed.
-fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
+fn read_entries(shared: &Shared, id: PackId) -> io::Result<Table> {
     let file = shared.handle(id)?;
     let trailer = read_end(&file, id)?.trailer();
     if let Some(entries) = read_table(&file, trailer.as_ref())? {
-        return Ok(entries);
+        return Ok(Table {
+            entries: entries.into(),
+            footer_damaged: false,
+        });
     }
     shared.metrics.damaged.inc();
     let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
@@ -286,7 +290,10 @@ fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     } = scan(&file, id, limit)?;
     tracing::error!(pack = %id, records = entries.len(), dropped, "a footer is damaged; its records come from a scan");
     entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
-    Ok(entries)
+    Ok(Table {
+        entries: entries.into(),
+        footer_damaged: true,
+    })
 }
 
 /// The entries of the table that `trailer` vouches for; `None` when it is not the one.

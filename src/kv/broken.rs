@@ -1,0 +1,80 @@
+//! An engine of which some rows do not read, as after a flipped byte in a block of RocksDB's. For tests.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::range::{family_of, half_open};
+use super::skim::after;
+use super::{CommitError, Kv, Mutation, ReadError, Row, Scan, Value};
+use crate::ids::Sequence;
+
+/// Forwards to `K`, except reads that meet broken rows.
+pub struct BrokenKv<K> {
+    inner: K,
+    broken: Arc<Mutex<Vec<Range<Bytes>>>>,
+}
+
+impl<K: Kv> BrokenKv<K> {
+    pub fn new(inner: K) -> Self {
+        Self {
+            inner,
+            broken: Arc::default(),
+        }
+    }
+
+    /// From now on no row in `keys` reads, in snapshots neither.
+    pub fn break_rows(&self, keys: Range<Bytes>) {
+        self.broken.lock().push(keys);
+    }
+
+    /// Fails if `read` reaches a broken stretch.
+    fn pass(&self, read: &Range<Bytes>) -> Result<(), ReadError> {
+        let broken = self.broken.lock();
+        let meets = |keys: &Range<Bytes>| keys.start < read.end && read.start < keys.end;
+        if broken.iter().any(meets) {
+            return Err(ReadError::Corrupt("block checksum mismatch".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<K: Kv> Kv for BrokenKv<K> {
+    async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        self.pass(&(Bytes::copy_from_slice(key)..after(key)))?;
+        self.inner.get(key).await
+    }
+
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, ReadError> {
+        for key in keys {
+            self.pass(&(key.clone()..after(key)))?;
+        }
+        self.inner.get_many(keys).await
+    }
+
+    /// Reaches as far as its last row, or its end if it is not full.
+    async fn scan(&self, scan: Scan) -> Result<Vec<Row>, ReadError> {
+        let range = half_open(&scan, family_of(&scan)?);
+        let limit = scan.limit;
+        let rows = self.inner.scan(scan).await?;
+        let reached = rows.last().filter(|_| rows.len() == limit).map(|row| after(&row.key));
+        self.pass(&(range.start..reached.unwrap_or(range.end)))?;
+        Ok(rows)
+    }
+
+    async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
+        self.inner.commit(mutation).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        Ok(Arc::new(BrokenKv {
+            inner: self.inner.snapshot().await?,
+            broken: Arc::clone(&self.broken),
+        }))
+    }
+}
