@@ -121,7 +121,11 @@ impl ChunkStore {
                 let reason = if row.place.pack == pack && row.place.offset == found.offset {
                     met = met.wrapping_add(number(&entry.id));
                     (row.place != found).then(|| {
-                        format!("the index says {}, and the table of the pack {}", told(&row.place), told(&found))
+                        format!(
+                            "the index says {}, and the table of the pack {}",
+                            told(&row.place),
+                            told(&found)
+                        )
                     })
                 } else if pack > row.place.pack {
                     recount.newer_copies += 1;
@@ -152,7 +156,11 @@ impl ChunkStore {
         let mut tables: HashMap<PackId, HashSet<(ChunkId, u32)>> = HashMap::new();
         for pack in packs {
             let entries = match self.packs.table(*pack).await {
-                Ok(table) => table.entries.iter().map(|entry| (entry.id, entry.location.offset)).collect(),
+                Ok(table) => table
+                    .entries
+                    .iter()
+                    .map(|entry| (entry.id, entry.location.offset))
+                    .collect(),
                 Err(pack::ReadError::NotFound(_)) => HashSet::new(),
                 // The first look found it readable; the next check tells.
                 Err(_) => continue,
@@ -181,7 +189,10 @@ impl ChunkStore {
                     continue;
                 }
                 // The table was read behind the row: a row that is still the same has no record.
-                let Some(known) = index::chunk(&*self.kv, &id).await?.filter(|known| known.row.place == place) else {
+                let Some(known) = index::chunk(&*self.kv, &id)
+                    .await?
+                    .filter(|known| known.row.place == place)
+                else {
                     continue;
                 };
                 recount.findings_total += 1;
@@ -200,6 +211,14 @@ impl ChunkStore {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// The chunks whose rows point into `pack` and that it has no record of. Reads all chunk rows.
+    pub(super) async fn lost_in(&self, pack: PackId) -> Result<Vec<Finding>, MetaError> {
+        let (mut lost, mut recount) = (Vec::new(), Recount::default());
+        self.find_lost(&*self.kv, &[pack], &mut lost, &mut recount).await?;
+        self.tell_lost(lost, &mut recount).await?;
+        Ok(recount.findings)
     }
 
     /// Tells each lost chunk with what a rebuild would find for it.
@@ -231,7 +250,10 @@ impl ChunkStore {
             recount.findings.push(Finding {
                 chunk: id,
                 pack: place.pack,
-                reason: format!("there is no record of it at {}, where the index points; {rebuilt}", place.offset),
+                reason: format!(
+                    "there is no record of it at {}, where the index points; {rebuilt}",
+                    place.offset
+                ),
                 owners: self.readable_owners(&id).await?,
             });
         }
@@ -271,7 +293,7 @@ impl ChunkStore {
 }
 
 /// The rows of the entries' chunks, but for those that cannot be read, which a recount tells.
-async fn readable(view: &dyn Kv, entries: &[Entry]) -> Result<Vec<Option<Known<ChunkRow>>>, MetaError> {
+pub(super) async fn readable(view: &dyn Kv, entries: &[Entry]) -> Result<Vec<Option<Known<ChunkRow>>>, MetaError> {
     let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
     match index::chunks(view, &ids).await {
         Err(error) if error.is_damage() => {}

@@ -9,6 +9,7 @@ mod compose;
 mod domain;
 mod error;
 mod evacuate;
+mod follow;
 mod garbage;
 mod index;
 pub mod md5;

@@ -43,7 +43,11 @@ pub enum Difference {
     #[error("the table of pack {pack} cannot be read, and may be whole: {reason}")]
     Unread { pack: PackId, reason: String },
     #[error("rows from {from} on up to {until} cannot be read: {reason}")]
-    Unreadable { from: String, until: String, reason: String },
+    Unreadable {
+        from: String,
+        until: String,
+        reason: String,
+    },
     #[error("row {row} cannot be read, or what it needs: {reason}")]
     Malformed { row: String, reason: String },
     #[error("the counters are not compared, as rows cannot be read")]
@@ -237,10 +241,7 @@ async fn check_row(view: &dyn Kv, table: Table, row: &Row, recount: &mut Recount
             Need::Held(data) => {
                 let garbage = view.get(&key::garbage(data)).await?.is_some();
                 let refs = key::data_refs(data);
-                (
-                    garbage || !page(view, refs.clone(), 1).await?.is_empty(),
-                    refs.start,
-                )
+                (garbage || !page(view, refs.clone(), 1).await?.is_empty(), refs.start)
             }
             Need::Child { child, data } => {
                 let owner = index::data(view, data).await?;

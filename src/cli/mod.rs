@@ -12,6 +12,7 @@ use crate::server;
 
 pub(crate) mod admin;
 mod check;
+mod progress;
 
 /// Why a command failed, as its user reads it.
 #[derive(Debug, thiserror::Error)]

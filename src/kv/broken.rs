@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, Semaphore};
 
 use super::range::{family_of, half_open};
 use super::skim::after;
@@ -16,6 +17,11 @@ use crate::ids::Sequence;
 pub struct BrokenKv<K> {
     inner: K,
     broken: Arc<Mutex<Vec<Range<Bytes>>>>,
+    /// Held shared by each read of a snapshot.
+    gate: Arc<RwLock<()>>,
+    /// Snapshots so far.
+    taken: Arc<Semaphore>,
+    is_snapshot: bool,
 }
 
 impl<K: Kv> BrokenKv<K> {
@@ -23,6 +29,25 @@ impl<K: Kv> BrokenKv<K> {
         Self {
             inner,
             broken: Arc::default(),
+            gate: Arc::default(),
+            taken: Arc::new(Semaphore::new(0)),
+            is_snapshot: false,
+        }
+    }
+
+    /// Reads of snapshots wait while the answer lives.
+    pub async fn hold_snapshots(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.gate).write_owned().await
+    }
+
+    /// Waits for a snapshot that was not waited for.
+    pub async fn wait_for_snapshot(&self) {
+        self.taken.acquire().await.unwrap().forget();
+    }
+
+    async fn pass_gate(&self) {
+        if self.is_snapshot {
+            drop(self.gate.read().await);
         }
     }
 
@@ -46,11 +71,13 @@ impl<K: Kv> BrokenKv<K> {
 #[deny(clippy::missing_trait_methods)]
 impl<K: Kv> Kv for BrokenKv<K> {
     async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        self.pass_gate().await;
         self.pass(&(Bytes::copy_from_slice(key)..after(key)))?;
         self.inner.get(key).await
     }
 
     async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, ReadError> {
+        self.pass_gate().await;
         for key in keys {
             self.pass(&(key.clone()..after(key)))?;
         }
@@ -59,6 +86,7 @@ impl<K: Kv> Kv for BrokenKv<K> {
 
     /// Reaches as far as its last row, or its end if it is not full.
     async fn scan(&self, scan: Scan) -> Result<Vec<Row>, ReadError> {
+        self.pass_gate().await;
         let range = half_open(&scan, family_of(&scan)?);
         let limit = scan.limit;
         let rows = self.inner.scan(scan).await?;
@@ -72,9 +100,14 @@ impl<K: Kv> Kv for BrokenKv<K> {
     }
 
     async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        let inner = self.inner.snapshot().await?;
+        self.taken.add_permits(1);
         Ok(Arc::new(BrokenKv {
-            inner: self.inner.snapshot().await?,
+            inner,
             broken: Arc::clone(&self.broken),
+            gate: Arc::clone(&self.gate),
+            taken: Arc::clone(&self.taken),
+            is_snapshot: true,
         }))
     }
 }

@@ -116,7 +116,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn key(name: u64) -> Bytes {
-        [&[0x70], &name.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[..]].concat().into()
+        [&[0x70], &name.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[..]]
+            .concat()
+            .into()
     }
 
     /// All rows of `range`, and the gaps.

@@ -19,6 +19,7 @@ mod batch;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod mend;
 mod metrics;
 mod reader;
 mod recovery;
@@ -28,6 +29,7 @@ mod set;
 mod shared;
 mod syncer;
 
+pub use mend::Footer;
 pub use set::{PackSet, Table};
 
 /// Where a record lies.

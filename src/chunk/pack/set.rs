@@ -30,7 +30,7 @@ use crate::priority;
 /// All packs of one directory. Dropping it does what is queued, seals the open packs and ends their threads, which
 /// blocks for some milliseconds.
 pub struct PackSet {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     syncers: Vec<JoinHandle<()>>,
     recovered: Vec<Recovered>,
 }
@@ -297,7 +297,7 @@ fn read_entries(shared: &Shared, id: PackId) -> io::Result<Table> {
 }
 
 /// The entries of the table that `trailer` vouches for; `None` when it is not the one.
-fn read_table(file: &ReadFile, trailer: Option<&Trailer>) -> io::Result<Option<Vec<Entry>>> {
+pub(super) fn read_table(file: &ReadFile, trailer: Option<&Trailer>) -> io::Result<Option<Vec<Entry>>> {
     let Some(trailer) = trailer else { return Ok(None) };
     let mut table = vec![0; trailer.table_bytes()];
     let count = file.read_at(&mut table, trailer.table_offset)?;

@@ -196,7 +196,12 @@ impl Database {
         fill(&mut rows, scan, limit).map(Page::finish)
     }
 
-    fn rows_in(&self, family: Family, range: &Range<Bytes>, mut bounds: ReadOptions) -> Result<DBRawIterator<'_>, Miss> {
+    fn rows_in(
+        &self,
+        family: Family,
+        range: &Range<Bytes>,
+        mut bounds: ReadOptions,
+    ) -> Result<DBRawIterator<'_>, Miss> {
         bounds.set_iterate_lower_bound(range.start.to_vec());
         bounds.set_iterate_upper_bound(range.end.to_vec());
         Ok(self.db.raw_iterator_cf_opt(self.family(family)?, bounds))
