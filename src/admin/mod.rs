@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
 mod check;
@@ -25,16 +27,21 @@ mod keys;
 mod scrub;
 mod usage;
 
-pub use check::{CheckReport, Repaired};
+pub use check::{CheckLine, CheckReport, Repaired};
 pub use keys::{KeysReport, RotationReport};
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
+use crate::object::CheckProgress;
 use crate::telemetry::ProcessMetrics;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines on how far a check has come.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the admin listener asks of the stores.
 #[async_trait]
@@ -50,8 +57,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Reads every row and compares: takes as long as the store is large.
     async fn recount(&self) -> Result<Recount, String>;
 
-    /// Compares everything, and with `read_data` reads every byte: takes as long as the store is large.
-    async fn check(&self, read_data: bool) -> Result<CheckReport, String>;
+    /// Compares everything, and with `read_data` reads every byte: takes as long as the store is large. Dropping it ends it.
+    async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String>;
 
     /// How the scrub stands and what it found.
     async fn scrub(&self) -> Result<ScrubReport, String>;
@@ -71,6 +78,8 @@ pub struct Admin {
     registry: Registry,
     process: Arc<ProcessMetrics>,
     draining: AtomicBool,
+    /// Held by the one check at a time.
+    checking: Arc<Mutex<()>>,
 }
 
 impl Admin {
@@ -81,6 +90,7 @@ impl Admin {
             registry,
             process,
             draining: AtomicBool::new(false),
+            checking: Arc::default(),
         }))
     }
 
@@ -124,7 +134,7 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         if *request.method() == Method::POST && request.uri().path() == "/v1/keys/rotate" {
             return json(self.backend.rotate_key().await);
         }
@@ -145,8 +155,8 @@ impl Admin {
             "/v1/usage" => json(self.backend.usage().await),
             "/v1/recount" => json(self.backend.recount().await),
             "/v1/check" => match request.uri().query() {
-                None => json(self.backend.check(false).await),
-                Some("read_data") => json(self.backend.check(true).await),
+                None => self.check(false),
+                Some("read_data") => self.check(true),
                 Some(_) => text(StatusCode::BAD_REQUEST, "the one option is read_data\n".to_owned()),
             },
             "/v1/keys" => json(self.backend.keys().await),
@@ -159,7 +169,38 @@ impl Admin {
         }
     }
 
-    fn ready(&self) -> Response<Full<Bytes>> {
+    /// Checks while the answer is read: a line every half a second, then the one with the report. A client that goes away
+    /// ends the check.
+    fn check(&self, read_data: bool) -> Response<Body> {
+        let Ok(one) = Arc::clone(&self.checking).try_lock_owned() else {
+            let told = "a check is under way already: it ends when it is done, or with the one who asked for it\n";
+            return text(StatusCode::CONFLICT, told.to_owned());
+        };
+        let progress = Arc::new(CheckProgress::default());
+        let (backend, seen) = (Arc::clone(&self.backend), Arc::clone(&progress));
+        let work = async move {
+            let _one = one;
+            backend.check(read_data, &seen).await
+        };
+        let lines = futures::stream::unfold(Some(work.boxed()), move |work| {
+            let progress = Arc::clone(&progress);
+            async move {
+                let mut work = work?;
+                match tokio::time::timeout(TELL_EVERY, &mut work).await {
+                    Ok(Ok(report)) => Some((CheckLine::Report(Box::new(report)).encode(), None)),
+                    Ok(Err(error)) => Some((CheckLine::Error(error).encode(), None)),
+                    Err(_) => Some((CheckLine::Progress(progress.now()).encode(), Some(work))),
+                }
+            }
+        });
+        let frames = lines.map(|line| Ok(Frame::data(line)));
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        let kind = HeaderValue::from_static("application/x-ndjson");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+
+    fn ready(&self) -> Response<Body> {
         if self.draining.load(Relaxed) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
         }
@@ -172,7 +213,7 @@ impl Admin {
         }
     }
 
-    async fn metrics(&self) -> Response<Full<Bytes>> {
+    async fn metrics(&self) -> Response<Body> {
         self.backend.refresh_metrics().await;
         let (process, registry) = (Arc::clone(&self.process), self.registry.clone());
         let encoded = tokio::task::spawn_blocking(move || {
@@ -194,8 +235,12 @@ impl Admin {
     }
 }
 
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn full(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).boxed_unsync()
+}
+
+fn text(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = Response::new(full(body));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -203,7 +248,7 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     response
 }
 
-fn json(answer: Result<impl Serialize, String>) -> Response<Full<Bytes>> {
+fn json(answer: Result<impl Serialize, String>) -> Response<Body> {
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
@@ -215,7 +260,7 @@ fn json(answer: Result<impl Serialize, String>) -> Response<Full<Bytes>> {
     };
     match serde_json::to_vec(&answer) {
         Ok(body) => {
-            let mut response = Response::new(Full::new(Bytes::from(body)));
+            let mut response = Response::new(full(body));
             response
                 .headers_mut()
                 .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -224,3 +269,6 @@ fn json(answer: Result<impl Serialize, String>) -> Response<Full<Bytes>> {
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,15 +127,10 @@ impl ChunkStore {
         }
     }
 
-    /// Holds the collector off while the answer lives; waits for the run under way.
-    pub async fn pause_collector(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.collecting.lock().await
-    }
-
     /// One run: unwinds garbage, finishes packs that an earlier run began, then empties the packs with the most dead
     /// bytes until little enough is dead.
     pub async fn collect_once(&self) -> Result<CollectReport, CollectError> {
-        let _one = self.pause_collector().await;
+        let _one = self.collecting.lock().await;
         let unwound = self.unwind(DATA_PER_RUN).await?;
         let mut report = CollectReport {
             unwound: unwound.unwound,

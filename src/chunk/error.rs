@@ -23,6 +23,11 @@ pub enum MetaError {
 }
 
 impl MetaError {
+    /// Whether a row is not what was written.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Read(kv::ReadError::Corrupt(_)) | Self::Malformed(_))
+    }
+
     /// Whether a commit may or may not have been applied.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Commit(kv::CommitError::Unknown(_)))

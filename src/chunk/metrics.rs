@@ -32,6 +32,10 @@ pub(super) struct ChunkMetrics {
     pub scrubbed_records: IntCounter,
     pub scrubbed_bytes: IntCounter,
     pub scrub_damaged: IntCounter,
+    /// Bodies of objects that are not in packs.
+    pub scrubbed_bodies: IntCounter,
+    pub scrub_bad_objects: IntCounter,
+    pub mended_footers: IntCounter,
     /// Unix seconds; 0 before the first.
     pub scrub_finished: IntGauge,
     /// Packs that cannot be emptied: a live record in them is damaged, or a counter does not fit.
@@ -77,6 +81,12 @@ impl ChunkMetrics {
             scrubbed_records: counter("scrubbed_records", "Records verified by the scrub")?,
             scrubbed_bytes: counter("scrubbed_bytes", "Record bytes verified by the scrub")?,
             scrub_damaged: counter("scrub_damaged", "Damaged records found by the scrub, anew at each pass")?,
+            scrubbed_bodies: counter("scrubbed_bodies", "Bodies of small objects verified by the scrub")?,
+            scrub_bad_objects: counter(
+                "scrub_bad_objects",
+                "Objects found by the scrub whose rows or bodies are not as they were, anew at each pass",
+            )?,
+            mended_footers: counter("mended_footers", "Damaged footers of packs that the scrub wrote anew")?,
             scrub_finished: gauge(
                 "scrub_finished_seconds",
                 "When the scrub last finished a pass, in Unix time",

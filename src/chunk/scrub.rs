@@ -3,15 +3,19 @@
 //! A record that fails is noted in its row, so that the next upload of the same bytes stores them anew; one that was
 //! noted and reads well again loses the note.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
+use crate::chunk::compare;
 use crate::chunk::error::{CollectError, MetaError, ReadError, WriteError};
 use crate::chunk::evacuate::extents;
 use crate::chunk::index::{self, Known};
 use crate::chunk::owners::Owners;
-use crate::chunk::pack::{self, Extent, Wanted};
+use crate::chunk::pack::{self, Entry, Extent, Footer, Wanted};
+use crate::chunk::recover::RowClaims;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, PackId};
 use crate::kv::{CommitError, Mutation};
@@ -31,7 +35,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    async fn wait(self, bytes: u64) {
+    /// Waits as long as reading `bytes` may take.
+    pub async fn wait(self, bytes: u64) {
         if let Some(rate) = self.bytes_per_second {
             tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)).await;
         }
@@ -71,6 +76,31 @@ impl ChunkStore {
         self.metrics.scrub_finished.set(unix_seconds);
     }
 
+    /// Counts what a pass has seen of objects: bodies that were read, and objects that are not as they were.
+    pub fn scrubbed_objects(&self, bodies: u64, bad: u64) {
+        self.metrics.scrubbed_bodies.inc_by(bodies);
+        self.metrics.scrub_bad_objects.inc_by(bad);
+    }
+
+    /// Writes the pack's footer anew if it alone is damaged. If records that the index points to are missing as well, these
+    /// are the findings.
+    pub async fn scrub_footer(&self, pack: PackId) -> Result<Vec<Finding>, CollectError> {
+        let claims = RowClaims {
+            kv: Arc::clone(&self.kv),
+            runtime: Handle::current(),
+        };
+        match self.packs.mend_footer(pack, Arc::new(claims)).await {
+            Ok(Footer::Whole) | Err(pack::ReadError::NotFound(_)) => Ok(Vec::new()),
+            Ok(Footer::Rewritten { records }) => {
+                self.metrics.mended_footers.inc();
+                tracing::warn!(%pack, records, "a pack's footer was damaged; no record is lost, and it is written anew");
+                Ok(Vec::new())
+            }
+            Ok(Footer::Lost) => Ok(self.lost_in(pack).await?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// All packs there are, in the order in which they are scrubbed, each with its bytes.
     pub fn pack_sizes(&self) -> Vec<(PackId, u64)> {
         self.packs
@@ -90,8 +120,7 @@ impl ChunkStore {
         };
         entries.sort_unstable_by_key(|entry| entry.location.offset);
         for entries in entries.chunks(STEP_RECORDS) {
-            let live = self.live(pack, entries).await?;
-            for extent in extents(live.into_iter().map(|(wanted, _)| wanted)) {
+            for extent in extents(self.wanted(pack, entries).await?.into_iter()) {
                 let bytes = extent
                     .records()
                     .iter()
@@ -104,6 +133,21 @@ impl ChunkStore {
             }
         }
         Ok(report)
+    }
+
+    /// The records that chunk rows point to, as far as these can be read.
+    async fn wanted(&self, pack: PackId, entries: &[Entry]) -> Result<Vec<Wanted>, MetaError> {
+        let rows = compare::readable(&*self.kv, entries).await?;
+        let live = entries.iter().zip(rows).filter(|(entry, known)| {
+            let place = known.as_ref().map(|known| known.row.place);
+            place.is_some_and(|place| place.pack == pack && place.offset == entry.location.offset)
+        });
+        let wanted = live.map(|(entry, _)| Wanted {
+            location: entry.location,
+            domain: entry.domain,
+            id: entry.id,
+        });
+        Ok(wanted.collect())
     }
 
     pub(super) async fn scrub_extent(&self, extent: Extent, report: &mut ScrubReport) -> Result<(), CollectError> {
@@ -182,8 +226,12 @@ impl ChunkStore {
         report: &mut ScrubReport,
     ) -> Result<(), CollectError> {
         self.metrics.scrubbed_records.inc();
-        let Some(known) = index::chunk(&*self.kv, &wanted.id).await? else {
-            return Ok(());
+        let known = match index::chunk(&*self.kv, &wanted.id).await {
+            Ok(Some(known)) => known,
+            Ok(None) => return Ok(()),
+            // A recount tells rows that cannot be read.
+            Err(error) if error.is_damage() => return Ok(()),
+            Err(error) => return Err(error.into()),
         };
         if known.row.place != index::place(&wanted.location) {
             return Ok(());
@@ -201,7 +249,7 @@ impl ChunkStore {
                         chunk: wanted.id,
                         pack: wanted.location.pack,
                         reason,
-                        owners: self.owners(&wanted.id).await?,
+                        owners: self.readable_owners(&wanted.id).await?,
                     }),
                 }
             }

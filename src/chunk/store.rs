@@ -107,7 +107,7 @@ pub struct ChunkStore {
     pub(super) boot: [u8; 16],
     pub(super) collect: CollectOptions,
     pub(super) space: Arc<Space>,
-    /// Held by the one run of the collector, and by who needs the references to rest.
+    /// Held by the one run of the collector.
     pub(super) collecting: Mutex<()>,
     pub(super) troubles: Troubles,
     pub(super) metrics: ChunkMetrics,

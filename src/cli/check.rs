@@ -2,10 +2,13 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::admin;
+use super::progress::Line;
 use crate::admin::CheckReport;
 use crate::config::{Config, ConfigError, Values};
+use crate::object::CheckProgress;
 use crate::server::{CheckError, CheckRequest, LockError, ServeError, check};
 
 /// The check could not be made.
@@ -37,10 +40,13 @@ pub fn run(config: Result<(Config, Values), ConfigError>, request: CheckRequest,
 }
 
 fn report(config: &Config, request: CheckRequest) -> Result<CheckReport, String> {
-    match check(config, request) {
+    let progress = Arc::new(CheckProgress::default());
+    let _line = Line::show(Arc::clone(&progress));
+    match check(config, request, &progress) {
         Err(CheckError::Serve(ServeError::Lock(held @ LockError::Held { .. }))) if !request.repair => {
             eprintln!("{held}; asking the gateway on {}", config.admin_listen);
-            let report = admin::check(config.admin_listen, request.read_data).map_err(|error| error.to_string())?;
+            let report = admin::check(config.admin_listen, request.read_data, &progress);
+            let report = report.map_err(|error| error.to_string())?;
             if config.data.canonicalize().is_ok_and(|data| data == report.data) {
                 return Ok(report);
             }

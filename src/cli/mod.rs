@@ -13,6 +13,7 @@ use crate::server;
 pub(crate) mod admin;
 mod check;
 mod key;
+mod progress;
 
 /// Why a command failed, as its user reads it.
 #[derive(Debug, thiserror::Error)]

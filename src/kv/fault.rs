@@ -1,6 +1,7 @@
 //! A store that fails when told to, for the tests of everything above.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -157,6 +158,11 @@ impl<K: Kv> Kv for FaultKv<K> {
             }
         }
         self.inner.commit(mutation).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        self.before_read()?;
+        self.inner.snapshot().await
     }
 }
 

@@ -19,6 +19,7 @@ mod delete;
 mod error;
 mod get;
 pub(crate) mod headers;
+mod inspect;
 mod list;
 mod multipart;
 mod place;
@@ -34,7 +35,8 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use check::{BadObject, CheckProgress, CheckReport};
+pub use crate::chunk::{CheckProgress, Progress, Stage};
+pub use check::{BadObject, CheckReport, UnreadObjects};
 pub use damage::{Damage, DamagedObject};
 pub use error::{
     BucketTagsError, CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError,
@@ -61,7 +63,7 @@ pub struct Objects {
     boot: [u8; 16],
     keys: KeyLocks,
     completing: multipart::Completing,
-    /// Held by a tick of the sweeper, and by a recount.
+    /// Held by a tick of the sweeper.
     sweeping: tokio::sync::Mutex<()>,
     found: scrub::Found,
 }

@@ -273,9 +273,9 @@ impl Backend for Stores {
         Ok(Recount { differences })
     }
 
-    async fn check(&self, read_data: bool) -> Result<CheckReport, String> {
+    async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String> {
         // Others read and write meanwhile: one pack at a time.
-        let report = self.checked(read_data, 1, &CheckProgress::default()).await;
+        let report = self.checked(read_data, 1, progress).await;
         report.map_err(|error| error.to_string())
     }
 
@@ -287,10 +287,12 @@ impl Backend for Stores {
             finished: told(status.row.finished),
             records: status.row.records,
             bytes: status.row.bytes,
+            bodies: status.row.bodies,
             total_bytes: status.total_bytes,
             damaged: status.row.damaged,
             healed: status.row.healed,
             damage: status.damage,
+            bad_objects: status.bad_objects,
         })
     }
 

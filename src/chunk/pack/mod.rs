@@ -21,6 +21,7 @@ mod encrypt;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod mend;
 mod metrics;
 mod reader;
 mod recovery;
@@ -30,7 +31,8 @@ mod set;
 mod shared;
 mod syncer;
 
-pub use set::PackSet;
+pub use mend::Footer;
+pub use set::{PackSet, Table};
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

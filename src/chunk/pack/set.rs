@@ -31,9 +31,17 @@ use crate::priority;
 /// All packs of one directory. Dropping it does what is queued, seals the open packs and ends their threads, which
 /// blocks for some milliseconds.
 pub struct PackSet {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     syncers: Vec<JoinHandle<()>>,
     recovered: Vec<Recovered>,
+}
+
+/// What a pack has, by id then offset.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub entries: Arc<[Entry]>,
+    /// The footer is not the one that was sealed: the entries are those of a scan.
+    pub footer_damaged: bool,
 }
 
 impl PackSet {
@@ -125,9 +133,13 @@ impl PackSet {
         Ok(self.append_prepared(records.collect()).await?)
     }
 
-    /// All records of a pack, by id then offset; of an open pack those that are durable. A footer that fails its hash
-    /// is answered from a scan.
+    /// All records of a pack, by id then offset.
     pub async fn records(&self, id: PackId) -> Result<Arc<[Entry]>, ReadError> {
+        Ok(self.table(id).await?.entries)
+    }
+
+    /// All records of a pack; of an open one those that are durable. A footer that fails its hash is answered from a scan.
+    pub async fn table(&self, id: PackId) -> Result<Table, ReadError> {
         let pack = self.shared.pack(id).ok_or(ReadError::NotFound(id))?;
         let lease = Arc::clone(&pack.gone).read_owned().await;
         if *lease {
@@ -138,14 +150,17 @@ impl PackSet {
             if status.state != PackState::Sealed {
                 let mut entries = status.entries.clone();
                 entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
-                return Ok(entries.into());
+                return Ok(Table {
+                    entries: entries.into(),
+                    footer_damaged: false,
+                });
             }
         }
         let shared = Arc::clone(&self.shared);
         let failed = move |error| ReadError::Io { pack: id, error };
         let read = move || {
             let _held = lease;
-            read_entries(&shared, id).map(Arc::from)
+            read_entries(&shared, id)
         };
         tokio::task::spawn_blocking(read)
             .await
@@ -168,20 +183,6 @@ impl PackSet {
             Some((info.id, length.min(info.bytes)))
         };
         let ask = move || packs.into_iter().filter_map(length).collect();
-        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
-    }
-
-    /// The sealed packs whose footer is not the one that was written, or cannot be read. Reads all footers.
-    pub async fn damaged_footers(&self) -> Vec<PackId> {
-        let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
-        let is_damaged = move |info: &PackInfo| {
-            let read = || {
-                let file = ReadFile::open(&shared.path(info.id), false)?;
-                read_table(&file, read_end(&file, info.id)?.trailer().as_ref())
-            };
-            info.state == PackState::Sealed && !matches!(read(), Ok(Some(_)))
-        };
-        let ask = move || packs.into_iter().filter(is_damaged).map(|info| info.id).collect();
         tokio::task::spawn_blocking(ask).await.unwrap_or_default()
     }
 
@@ -279,11 +280,14 @@ fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
 }
 
 /// The footer's entries, or those of a scan when the footer is not what was sealed.
-fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
+fn read_entries(shared: &Shared, id: PackId) -> io::Result<Table> {
     let file = shared.handle(id)?;
     let trailer = read_end(&file, id)?.trailer();
     if let Some(entries) = read_table(&file, trailer.as_ref())? {
-        return Ok(entries);
+        return Ok(Table {
+            entries: entries.into(),
+            footer_damaged: false,
+        });
     }
     shared.metrics.damaged.inc();
     let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
@@ -292,11 +296,14 @@ fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     } = scan(&file, id, limit)?;
     tracing::error!(pack = %id, records = entries.len(), dropped, "a footer is damaged; its records come from a scan");
     entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
-    Ok(entries)
+    Ok(Table {
+        entries: entries.into(),
+        footer_damaged: true,
+    })
 }
 
 /// The entries of the table that `trailer` vouches for; `None` when it is not the one.
-fn read_table(file: &ReadFile, trailer: Option<&Trailer>) -> io::Result<Option<Vec<Entry>>> {
+pub(super) fn read_table(file: &ReadFile, trailer: Option<&Trailer>) -> io::Result<Option<Vec<Entry>>> {
     let Some(trailer) = trailer else { return Ok(None) };
     let mut table = vec![0; trailer.table_bytes()];
     let count = file.read_at(&mut table, trailer.table_offset)?;

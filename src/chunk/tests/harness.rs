@@ -195,7 +195,7 @@ impl Fixture {
 
 pub async fn check(store: &ChunkStore) {
     let recount = store.recount().await.unwrap();
-    assert_eq!(recount.differences, []);
+    assert_eq!((recount.differences, recount.findings), (vec![], vec![]));
 }
 
 pub async fn build(store: &Arc<ChunkStore>, options: WriteOptions, bytes: &[u8]) -> Result<StoredData, WriteError> {
@@ -285,6 +285,10 @@ impl Kv for LoggedKv {
         let sequence = self.inner.commit(mutation.clone()).await?;
         log.push(mutation);
         Ok(sequence)
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, crate::kv::ReadError> {
+        self.inner.snapshot().await
     }
 }
 

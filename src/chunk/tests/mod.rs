@@ -1,6 +1,7 @@
 //! Tests of the chunk store as a whole. The invariants' names are those of ARCHITECTURE.md.
 
 mod collecting;
+mod comparing;
 mod composing;
 mod crash;
 mod damage;

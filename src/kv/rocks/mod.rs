@@ -9,6 +9,7 @@ mod engine;
 mod in_place;
 mod options;
 mod row_cache;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -303,5 +304,9 @@ impl Kv for RocksKv {
 
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
         self.threads.committer.commit(mutation).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        Ok(Arc::new(snapshot::View::open(Arc::clone(&self.database)).await?))
     }
 }

@@ -19,6 +19,7 @@ use crate::chunk::{ChunkStore, ChunkStoreOptions, Keys, MasterKeys};
 use crate::clock::{Clock, ClockHand};
 use crate::iam::{Action, Grant, Identity, authorize};
 use crate::ids::IdSource;
+use crate::kv::broken::BrokenKv;
 use crate::kv::fault::FaultKv;
 use crate::kv::memory::MemoryKv;
 
@@ -34,7 +35,7 @@ mod tags;
 mod uploads;
 
 /// The engine of the tests: faults are scripted where one is about them.
-pub type TestKv = FaultKv<MemoryKv>;
+pub type TestKv = FaultKv<BrokenKv<MemoryKv>>;
 
 pub struct Fixture {
     pub objects: Arc<Objects>,
@@ -79,7 +80,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let (clock, hand) = Clock::manual(1_700_000_000_000);
         let ids = Arc::new(IdSource::new(clock.clone()));
-        let kv = Arc::new(FaultKv::new(MemoryKv::new()));
+        let kv = Arc::new(FaultKv::new(BrokenKv::new(MemoryKv::new())));
         let registry = prometheus::Registry::new();
         let mut options = ChunkStoreOptions::new(dir.path().join("packs"));
         let space = Arc::new(Space::new(dir.path(), reserve_bytes));
