@@ -342,7 +342,7 @@ async fn outcome(launch: &Launch, data: &Path, histories: &[History], flipped: &
         Err(_) => told = true,
     }
     if !launch.no_recount {
-        // Online and offline in turn, by the length of the list of names, which is a coin.
+        // Through the gateway or without it: how many objects read back is as good as a coin.
         let checked = if present.len().is_multiple_of(2) {
             let checked = server.check(launch, data).await;
             server.kill().await?;
