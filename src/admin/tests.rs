@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use super::{Admin, Backend, CheckLine, CheckReport, Recount, ScrubReport, UsageReport};
+use super::{Admin, Backend, CheckLine, CheckReport, KeysReport, Recount, RotationReport, ScrubReport, UsageReport};
 use crate::object::{CheckProgress, Progress, Stage};
 
 /// A store whose check ends when the test says so.
@@ -57,6 +57,14 @@ impl Backend for Slow {
     }
 
     async fn scrub(&self) -> Result<ScrubReport, String> {
+        Err("not asked for".to_owned())
+    }
+
+    async fn keys(&self) -> Result<KeysReport, String> {
+        Err("not asked for".to_owned())
+    }
+
+    async fn rotate_key(&self) -> Result<RotationReport, String> {
         Err("not asked for".to_owned())
     }
 

@@ -108,6 +108,8 @@ async fn i7_a_recount_holds_the_index_against_what_a_rebuild_would_make() {
             id: *chunk,
             raw: content(9, length as usize).into(),
             encoded: None,
+            written_at: fixture.store.packs.written_at(),
+            envelope: None,
         };
         fixture.store.packs.append(vec![copy]).await.unwrap();
         let (recount, findings) = told(&fixture).await;
