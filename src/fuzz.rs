@@ -20,6 +20,7 @@ use crate::kv::log::fuzz::kv_log;
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::meta::chunk::ChunkRow;
+use crate::meta::collector::CollectorRow;
 use crate::meta::data::{DataRow, GarbageRow};
 use crate::meta::domain::DomainRow;
 use crate::meta::object::{OBJECT_RECORD_BYTES_MAX, ObjectHead, ObjectRecord, decode_headers, encode_headers};
@@ -267,6 +268,9 @@ pub fn meta_records(data: &[u8]) {
     // Kinds that came later take single numbers, so that the corpus keeps its meaning.
     if *kind == b's' {
         return drop(stable(&bytes, ScrubRow::decode, ScrubRow::encode));
+    }
+    if *kind == b'c' {
+        return drop(stable(&bytes, CollectorRow::decode, CollectorRow::encode));
     }
     match kind % 17 {
         0 => drop(stable(
