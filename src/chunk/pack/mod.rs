@@ -28,6 +28,7 @@ mod set;
 mod shared;
 mod syncer;
 
+pub use format::ENTRY_BYTES;
 pub use set::PackSet;
 
 /// Where a record lies.

@@ -168,15 +168,22 @@ impl PackSet {
     /// The sealed packs whose footer is not the one that was written, or cannot be read. Reads all footers.
     pub async fn damaged_footers(&self) -> Vec<PackId> {
         let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
-        let is_damaged = move |info: &PackInfo| {
-            let read = || {
-                let file = ReadFile::open(&shared.path(info.id), false)?;
-                read_table(&file, read_end(&file, info.id)?.trailer().as_ref())
-            };
-            info.state == PackState::Sealed && !matches!(read(), Ok(Some(_)))
-        };
+        let is_damaged = move |info: &PackInfo| info.state == PackState::Sealed && !has_footer(&shared, info.id);
         let ask = move || packs.into_iter().filter(is_damaged).map(|info| info.id).collect();
         tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+    }
+
+    /// Whether a sealed pack's footer is the one that was written. `false` too if it cannot be read, or the pack is none.
+    pub async fn has_footer(&self, id: PackId) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let is_sealed = self
+            .shared
+            .pack(id)
+            .is_some_and(|pack| pack.status.lock().state == PackState::Sealed);
+        is_sealed
+            && tokio::task::spawn_blocking(move || has_footer(&shared, id))
+                .await
+                .unwrap_or_default()
     }
 
     /// All packs, by id.
@@ -287,6 +294,14 @@ fn read_entries(shared: &Shared, id: PackId) -> io::Result<Vec<Entry>> {
     tracing::error!(pack = %id, records = entries.len(), dropped, "a footer is damaged; its records come from a scan");
     entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
     Ok(entries)
+}
+
+fn has_footer(shared: &Shared, id: PackId) -> bool {
+    let read = || {
+        let file = ReadFile::open(&shared.path(id), false)?;
+        read_table(&file, read_end(&file, id)?.trailer().as_ref())
+    };
+    matches!(read(), Ok(Some(_)))
 }
 
 /// The entries of the table that `trailer` vouches for; `None` when it is not the one.

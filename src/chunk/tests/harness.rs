@@ -62,14 +62,18 @@ pub fn options(dir: &Path) -> ChunkStoreOptions {
         dead_bytes_min: 0,
         interval: Duration::from_millis(5),
         pause: Duration::ZERO,
+        rest_percent: 0,
     };
     options
 }
 
 pub async fn open_on(kv: Arc<dyn Kv>, dir: &Path) -> Arc<ChunkStore> {
-    let clock = Clock::system();
+    open_with(kv, options(dir), Clock::system()).await
+}
+
+pub async fn open_with(kv: Arc<dyn Kv>, options: ChunkStoreOptions, clock: Clock) -> Arc<ChunkStore> {
     let ids = Arc::new(IdSource::new(clock.clone()));
-    ChunkStore::open(kv, options(dir), clock, ids, &prometheus::Registry::new())
+    ChunkStore::open(kv, options, clock, ids, &prometheus::Registry::new())
         .await
         .unwrap()
 }

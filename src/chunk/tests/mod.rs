@@ -1,12 +1,16 @@
 //! Tests of the chunk store as a whole. The invariants' names are those of ARCHITECTURE.md.
 
+mod braking;
 mod collecting;
 mod composing;
 mod crash;
 mod damage;
+mod epochs;
 mod harness;
 mod healing;
 mod invariants;
+mod leaks;
 mod races;
 mod scrubbing;
 mod storing;
+mod window;
