@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -21,16 +21,20 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 mod check;
+mod gc;
 mod scrub;
 mod usage;
 
 pub use check::{CheckReport, Repaired};
+pub use gc::{GcDebt, GcLast, GcPack, GcReport, GcResumed, GcRun, GcState, GcStop, GcStuck};
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::telemetry::ProcessMetrics;
 
+/// The one path that changes something.
+const RESUME: &str = "/v1/gc/resume";
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,6 +57,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// How the scrub stands and what it found.
     async fn scrub(&self) -> Result<ScrubReport, String>;
+
+    /// How collection stands.
+    async fn gc(&self) -> Result<GcReport, String>;
+
+    /// Lets collection go on that was stopped.
+    async fn resume_gc(&self) -> Result<GcResumed, String>;
 
     /// Brings metrics up to date that are computed when they are asked for.
     async fn refresh_metrics(&self);
@@ -117,14 +127,24 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if *request.method() != Method::GET && *request.method() != Method::HEAD {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n".to_owned());
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let path = request.uri().path();
+        if path == RESUME && *request.method() == Method::POST {
+            // A page in a browser on this machine can post here as well, and then says where it is from.
+            if request.headers().contains_key(ORIGIN) {
+                return text(StatusCode::FORBIDDEN, "not from a browser\n".to_owned());
+            }
+            return json(self.backend.resume_gc().await);
+        }
+        if path == RESUME || (*request.method() != Method::GET && *request.method() != Method::HEAD) {
+            let allowed = if path == RESUME { "POST" } else { "GET, HEAD" };
+            let mut response = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("only {allowed} is served here\n"),
+            );
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             return response;
         }
-        match request.uri().path() {
+        match path {
             "/health/live" => text(StatusCode::OK, "live\n".to_owned()),
             "/health/ready" => self.ready(),
             "/metrics" => self.metrics().await,
@@ -136,9 +156,10 @@ impl Admin {
                 Some(_) => text(StatusCode::BAD_REQUEST, "the one option is read_data\n".to_owned()),
             },
             "/v1/scrub" => json(self.backend.scrub().await),
+            "/v1/gc" => json(self.backend.gc().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/gc\n"
                     .to_owned(),
             ),
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::admin::{CheckReport, ScrubReport, UsageReport};
+use crate::admin::{CheckReport, GcReport, GcResumed, ScrubReport, UsageReport};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer: the usage of some hundred thousand buckets.
@@ -31,10 +31,20 @@ pub fn scrub(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
     report::<ScrubReport>(address, "/v1/scrub", as_json)
 }
 
+pub fn gc_status(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
+    report::<GcReport>(address, "/v1/gc", as_json)
+}
+
+pub fn gc_resume(address: SocketAddr) -> Result<String, AdminError> {
+    let body = ask(address, "POST", "/v1/gc/resume", Some(TIMEOUT))?;
+    let resumed: GcResumed = serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })?;
+    Ok(resumed.to_string())
+}
+
 /// Waits as long as it takes.
 pub fn check(address: SocketAddr, read_data: bool) -> Result<CheckReport, AdminError> {
     let path = if read_data { "/v1/check?read_data" } else { "/v1/check" };
-    let body = get_within(address, path, None)?;
+    let body = ask(address, "GET", path, None)?;
     serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })
 }
 
@@ -57,13 +67,14 @@ pub fn health(address: SocketAddr) -> Result<String, AdminError> {
 
 /// One HTTP/1.0 request, so that the answer ends where the connection does.
 fn get(address: SocketAddr, path: &str) -> Result<String, AdminError> {
-    get_within(address, path, Some(TIMEOUT))
+    ask(address, "GET", path, Some(TIMEOUT))
 }
 
 /// `timeout`: without a byte of the answer.
-fn get_within(address: SocketAddr, path: &str, timeout: Option<Duration>) -> Result<String, AdminError> {
+fn ask(address: SocketAddr, method: &str, path: &str, timeout: Option<Duration>) -> Result<String, AdminError> {
     let address = reachable(address);
-    let answer = exchange(address, path, timeout).map_err(|source| AdminError::Unreachable { address, source })?;
+    let answer =
+        exchange(address, method, path, timeout).map_err(|source| AdminError::Unreachable { address, source })?;
     let (status, body) = split(&answer).ok_or(AdminError::Foreign { address })?;
     if status == 200 {
         Ok(body.to_owned())
@@ -81,11 +92,11 @@ pub(crate) fn split(answer: &str) -> Option<(u16, &str)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
-fn exchange(address: SocketAddr, path: &str, timeout: Option<Duration>) -> io::Result<String> {
+fn exchange(address: SocketAddr, method: &str, path: &str, timeout: Option<Duration>) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(timeout)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)
