@@ -57,7 +57,7 @@ fn what_was_collected_is_told_and_only_a_post_resumes() {
     assert_eq!(gc(&gateway, &["resume"]), "collection was not stopped\n");
     let refused = gateway.admin_get("/v1/gc/resume");
     assert!(
-        refused.starts_with("HTTP/1.1 405") && refused.contains("allow: POST"),
+        refused.contains(" 405 ") && refused.contains("allow: POST"),
         "{refused}"
     );
     let mut stream = std::net::TcpStream::connect(&gateway.admin).unwrap();
