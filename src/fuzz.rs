@@ -20,6 +20,7 @@ use crate::kv::log::fuzz::kv_log;
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::meta::chunk::ChunkRow;
+use crate::meta::collector::CollectorRow;
 use crate::meta::data::{DataRow, GarbageRow};
 use crate::meta::domain::DomainRow;
 use crate::meta::encryption::EncryptionRow;
@@ -286,6 +287,9 @@ pub fn meta_records(data: &[u8]) {
         b's' => return drop(stable(&bytes, ScrubRow::decode, ScrubRow::encode)),
         b'e' => return drop(stable(&bytes, EncryptionRow::decode, EncryptionRow::encode)),
         _ => {}
+    }
+    if *kind == b'c' {
+        return drop(stable(&bytes, CollectorRow::decode, CollectorRow::encode));
     }
     match kind % 17 {
         0 => drop(stable(

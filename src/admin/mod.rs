@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -23,11 +23,13 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
 mod check;
+mod gc;
 mod keys;
 mod scrub;
 mod usage;
 
 pub use check::{CheckLine, CheckReport, Repaired};
+pub use gc::{GcDebt, GcLast, GcPack, GcReport, GcResumed, GcRun, GcState, GcStop, GcStuck};
 pub use keys::{KeysReport, RotationReport};
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
@@ -36,6 +38,9 @@ use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::object::CheckProgress;
 use crate::telemetry::ProcessMetrics;
 
+/// The paths that change something.
+const RESUME: &str = "/v1/gc/resume";
+const ROTATE: &str = "/v1/keys/rotate";
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Between two lines on how far a check has come.
@@ -68,6 +73,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Wraps the store's key with the first of the keys that are given, as the file has them now.
     async fn rotate_key(&self) -> Result<RotationReport, String>;
+
+    /// How collection stands.
+    async fn gc(&self) -> Result<GcReport, String>;
+
+    /// Lets collection go on that was stopped.
+    async fn resume_gc(&self) -> Result<GcResumed, String>;
 
     /// Brings metrics up to date that are computed when they are asked for.
     async fn refresh_metrics(&self);
@@ -135,20 +146,29 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        if *request.method() == Method::POST && request.uri().path() == "/v1/keys/rotate" {
-            return json(self.backend.rotate_key().await);
+        let path = request.uri().path();
+        let changes = path == RESUME || path == ROTATE;
+        if changes && *request.method() == Method::POST {
+            // A page in a browser on this machine can post here as well, and then says where it is from.
+            if request.headers().contains_key(ORIGIN) {
+                return text(StatusCode::FORBIDDEN, "not from a browser\n".to_owned());
+            }
+            return if path == RESUME {
+                json(self.backend.resume_gc().await)
+            } else {
+                json(self.backend.rotate_key().await)
+            };
         }
-        if *request.method() != Method::GET && *request.method() != Method::HEAD {
+        if changes || (*request.method() != Method::GET && *request.method() != Method::HEAD) {
+            let allowed = if changes { "POST" } else { "GET, HEAD" };
             let mut response = text(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "only GET is served here, and POST of /v1/keys/rotate\n".to_owned(),
+                format!("only {allowed} is served here\n"),
             );
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             return response;
         }
-        match request.uri().path() {
+        match path {
             "/health/live" => text(StatusCode::OK, "live\n".to_owned()),
             "/health/ready" => self.ready(),
             "/metrics" => self.metrics().await,
@@ -161,9 +181,10 @@ impl Admin {
             },
             "/v1/keys" => json(self.backend.keys().await),
             "/v1/scrub" => json(self.backend.scrub().await),
+            "/v1/gc" => json(self.backend.gc().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/keys, and POST /v1/keys/rotate\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/gc /v1/keys, and POST to /v1/gc/resume /v1/keys/rotate\n"
                     .to_owned(),
             ),
         }

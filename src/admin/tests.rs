@@ -7,7 +7,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use super::{Admin, Backend, CheckLine, CheckReport, KeysReport, Recount, RotationReport, ScrubReport, UsageReport};
+use super::{
+    Admin, Backend, CheckLine, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport, ScrubReport,
+    UsageReport,
+};
 use crate::object::{CheckProgress, Progress, Stage};
 
 /// A store whose check ends when the test says so.
@@ -57,6 +60,14 @@ impl Backend for Slow {
     }
 
     async fn scrub(&self) -> Result<ScrubReport, String> {
+        Err("not asked for".to_owned())
+    }
+
+    async fn gc(&self) -> Result<GcReport, String> {
+        Err("not asked for".to_owned())
+    }
+
+    async fn resume_gc(&self) -> Result<GcResumed, String> {
         Err("not asked for".to_owned())
     }
 

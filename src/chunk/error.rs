@@ -20,6 +20,9 @@ pub enum MetaError {
     /// Others kept changing the same rows; trying again later is safe.
     #[error("others kept changing the same rows")]
     Contended,
+    /// Another process collects by now. Nothing was changed.
+    #[error("the collector's epoch was taken by another")]
+    Fenced,
 }
 
 impl MetaError {
@@ -103,6 +106,9 @@ pub enum CollectError {
     /// A copy did not read back as the original: nothing was changed.
     #[error("a moved record of chunk {0} does not read back")]
     Copy(ChunkId),
+    /// Bytes died that nothing explains: nothing is collected until an administrator says so.
+    #[error("collection is stopped: {0}")]
+    Stopped(String),
 }
 
 impl CollectError {

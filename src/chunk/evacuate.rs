@@ -1,14 +1,17 @@
 //! Moves the live records of a pack: copied as they are stored, read back, then each chunk row is swung over under a
 //! guard.
 
+use tokio::time::Instant;
+
 use crate::chunk::collect::{CollectReport, Emptied};
+use crate::chunk::epoch::Epoch;
 use crate::chunk::error::{CollectError, MetaError, ReadError};
 use crate::chunk::index::{self, Known};
 use crate::chunk::pack::{CopyError, Entry, Extent, Location, ReadError as PackError, Wanted};
 use crate::chunk::packs::Counts;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, PackId};
-use crate::kv::{CommitError, Mutation};
+use crate::kv::CommitError;
 use crate::limits::EXTENT_BYTES_MAX;
 use crate::meta::chunk::ChunkRow;
 use crate::meta::key;
@@ -19,7 +22,12 @@ const COMMIT_TRIES_MAX: u32 = 8;
 
 impl ChunkStore {
     /// Moves what is live in `pack`, then confirms that no chunk row points to it.
-    pub(super) async fn evacuate(&self, pack: PackId, report: &mut CollectReport) -> Result<Emptied, CollectError> {
+    pub(super) async fn evacuate(
+        &self,
+        pack: PackId,
+        epoch: Epoch,
+        report: &mut CollectReport,
+    ) -> Result<Emptied, CollectError> {
         let mut entries = self.packs.records(pack).await?.to_vec();
         entries.sort_unstable_by_key(|entry| entry.location.offset);
         for entries in entries.chunks(STEP_RECORDS) {
@@ -29,13 +37,15 @@ impl ChunkStore {
                 .filter(|(_, known)| !known.row.damaged)
                 .map(|(wanted, _)| wanted);
             for extent in extents(good) {
-                report.bytes_moved += self.move_extent(pack, extent).await?;
-                tokio::time::sleep(self.collect.pause).await;
+                let began = Instant::now();
+                report.bytes_moved += self.move_extent(pack, epoch, extent).await?;
+                self.gc.moved(report.bytes_moved);
+                self.rest(began).await;
             }
         }
         for entries in entries.chunks(STEP_RECORDS) {
             if !self.live(pack, entries).await?.is_empty() {
-                return Ok(Emptied::Stuck("a live record in it does not read back"));
+                return Ok(Emptied::Stuck("a live record in it does not read back".to_owned()));
             }
         }
         Ok(Emptied::Yes)
@@ -67,53 +77,59 @@ impl ChunkStore {
     }
 
     /// Moves an extent; record by record if one of them does not read. Returns the bytes moved.
-    async fn move_extent(&self, pack: PackId, extent: Extent) -> Result<u64, CollectError> {
+    async fn move_extent(&self, pack: PackId, epoch: Epoch, extent: Extent) -> Result<u64, CollectError> {
         let records = extent.records().to_vec();
-        match self.copy(pack, &records, extent).await {
+        match self.copy(pack, epoch, &records, extent).await {
             Err(CollectError::Read(PackError::NotFound(id))) => return Err(PackError::NotFound(id).into()),
             Err(error) if error.is_of_pack() && records.len() > 1 => {}
-            Err(error) if error.is_of_pack() => return self.left_behind(pack, &records, &error).await,
+            Err(error) if error.is_of_pack() => return self.left_behind(pack, epoch, &records, &error).await,
             moved => return moved,
         }
         let mut moved = 0;
         for wanted in records {
-            match self.copy(pack, &[wanted], Extent::new(wanted)).await {
-                Err(error) if error.is_of_pack() => moved += self.left_behind(pack, &[wanted], &error).await?,
+            match self.copy(pack, epoch, &[wanted], Extent::new(wanted)).await {
+                Err(error) if error.is_of_pack() => moved += self.left_behind(pack, epoch, &[wanted], &error).await?,
                 copied => moved += copied?,
             }
         }
         Ok(moved)
     }
 
-    async fn copy(&self, pack: PackId, records: &[Wanted], extent: Extent) -> Result<u64, CollectError> {
+    async fn copy(&self, pack: PackId, epoch: Epoch, records: &[Wanted], extent: Extent) -> Result<u64, CollectError> {
         let locations = self.packs.copy(extent).await.map_err(|error| match error {
             CopyError::Append(error) => CollectError::from(error),
             CopyError::Read(error) => error.into(),
         })?;
-        self.swing(pack, records, locations).await
+        self.swing(pack, epoch, records, locations).await
     }
 
     /// Notes the damage of records that stay where they are. What the disk did not give may be whole, and is not noted.
-    async fn left_behind(&self, pack: PackId, records: &[Wanted], error: &CollectError) -> Result<u64, CollectError> {
+    async fn left_behind(
+        &self,
+        pack: PackId,
+        epoch: Epoch,
+        records: &[Wanted],
+        error: &CollectError,
+    ) -> Result<u64, CollectError> {
         for wanted in records {
             if let CollectError::Read(PackError::Io { .. }) = error {
                 tracing::debug!(chunk = %wanted.id, %error, "a live record cannot be read now");
             } else {
                 tracing::error!(chunk = %wanted.id, %error, "a live record does not read back: its pack is kept");
-                self.note(pack, wanted).await?;
+                self.note(pack, epoch, wanted).await?;
             }
         }
         Ok(0)
     }
 
-    async fn note(&self, pack: PackId, wanted: &Wanted) -> Result<(), CollectError> {
+    async fn note(&self, pack: PackId, epoch: Epoch, wanted: &Wanted) -> Result<(), CollectError> {
         let Some(known) = index::chunk(&*self.kv, &wanted.id).await? else {
             return Ok(());
         };
         if known.row.place.pack != pack {
             return Ok(());
         }
-        match self.note_damage(&wanted.id, known).await {
+        match self.note_damage_in(epoch.step().mutation, &wanted.id, known).await {
             Ok(()) => Ok(()),
             Err(ReadError::Meta(error)) => Err(error.into()),
             Err(_) => Ok(()),
@@ -121,12 +137,19 @@ impl ChunkStore {
     }
 
     /// Reads the copies back, by their full hash, and points the chunk rows to them.
-    async fn swing(&self, pack: PackId, records: &[Wanted], copies: Vec<Location>) -> Result<u64, CollectError> {
+    async fn swing(
+        &self,
+        pack: PackId,
+        epoch: Epoch,
+        records: &[Wanted],
+        copies: Vec<Location>,
+    ) -> Result<u64, CollectError> {
         self.read_back(records, &copies).await?;
         for _ in 0..COMMIT_TRIES_MAX {
             let ids: Vec<ChunkId> = records.iter().map(|wanted| wanted.id).collect();
             let rows = index::chunks(&*self.kv, &ids).await?;
-            let (mut mutation, mut counts, mut moved) = (Mutation::deferred(), Counts::default(), 0);
+            let (mut step, mut counts, mut moved) = (epoch.step(), Counts::default(), 0);
+            let mutation = &mut step.mutation;
             for ((wanted, copy), known) in records.iter().zip(&copies).zip(rows) {
                 let from = wanted.location;
                 match known {
@@ -147,16 +170,20 @@ impl ChunkStore {
                 }
             }
             for copy in &copies {
-                let active = self.table.active(copy.pack).await?.ok_or(MetaError::Contended)?;
+                let active = self
+                    .table
+                    .active_under(copy.pack, epoch)
+                    .await?
+                    .ok_or(MetaError::Contended)?;
                 mutation.unchanged(key::pack(copy.pack), Some(active));
             }
-            counts.add_to(&mut mutation);
-            match self.kv.commit(mutation).await {
+            counts.add_to(mutation);
+            match step.commit(&*self.kv).await {
                 Ok(_) => {
                     self.metrics.moved_bytes.inc_by(moved);
                     return Ok(moved);
                 }
-                Err(CommitError::Conflict { .. }) => {}
+                Err(MetaError::Commit(CommitError::Conflict { .. })) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -42,6 +42,19 @@ pub(super) struct ChunkMetrics {
     pub stuck_packs: IntGauge,
     /// Packs that are missing or damaged and that rows point to.
     pub lost_packs: IntGauge,
+    pub gc: GcMetrics,
+}
+
+/// How collection stands, brought up to date when it is asked for.
+pub(super) struct GcMetrics {
+    pub epoch: IntGauge,
+    pub stopped: IntGauge,
+    pub running: IntGauge,
+    pub dead_bytes: IntGauge,
+    pub packs_above_mark: IntGauge,
+    pub garbage: IntGauge,
+    pub abandoned: IntGauge,
+    pub condemned_bytes: IntGauge,
 }
 
 impl ChunkMetrics {
@@ -56,7 +69,24 @@ impl ChunkMetrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
+        let gc = GcMetrics {
+            epoch: gauge("collect_epoch", "The epoch of collection")?,
+            stopped: gauge("collect_stopped", "1: unexplained death stopped collection")?,
+            running: gauge("collect_running", "1: a run of the collector is under way")?,
+            dead_bytes: gauge("dead_bytes", "Bytes of packs that no chunk row points to")?,
+            packs_above_mark: gauge("packs_above_mark", "Packs with enough dead bytes to be emptied")?,
+            garbage: gauge(
+                "garbage",
+                "Payloads that nobody owns; those above ten thousand are not counted",
+            )?,
+            abandoned: gauge("abandoned", "Payloads half built that no session builds")?,
+            condemned_bytes: gauge(
+                "condemned_bytes",
+                "Bytes of condemned packs that the restore window keeps",
+            )?,
+        };
         Ok(Self {
+            gc,
             written_bytes: counter("written_bytes", "Plaintext bytes that uploads brought")?,
             unique_bytes: counter("unique_bytes", "Plaintext bytes of chunks that were new")?,
             stored_bytes: counter("stored_bytes", "Record bytes of chunks that were new")?,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use crate::chunk::epoch::Epoch;
 use crate::chunk::error::MetaError;
 use crate::clock::Clock;
 use crate::ids::{PackId, Sequence};
@@ -41,11 +42,20 @@ impl PackTable {
     /// The version of the pack's active row, which is made on first use, before any chunk row points to the pack. The
     /// commit of a chunk row that points to it guards that version. `None`: the pack is being collected.
     pub async fn active(&self, pack: PackId) -> Result<Option<Sequence>, MetaError> {
+        self.active_by(pack, Mutation::deferred()).await
+    }
+
+    /// The same for who collects: a row is made only while the epoch holds.
+    pub async fn active_under(&self, pack: PackId, epoch: Epoch) -> Result<Option<Sequence>, MetaError> {
+        self.active_by(pack, epoch.step().mutation).await
+    }
+
+    async fn active_by(&self, pack: PackId, making: Mutation) -> Result<Option<Sequence>, MetaError> {
         let slot = Arc::clone(self.slots.lock().entry(pack).or_default());
         if slot.closed.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let version = *slot.version.get_or_try_init(|| self.ensure(pack)).await?;
+        let version = *slot.version.get_or_try_init(|| self.ensure(pack, making)).await?;
         Ok(version.filter(|_| !slot.closed.load(Ordering::Acquire)))
     }
 
@@ -60,14 +70,13 @@ impl PackTable {
             .store(true, Ordering::Release);
     }
 
-    async fn ensure(&self, pack: PackId) -> Result<Option<Sequence>, MetaError> {
-        let mut mutation = Mutation::deferred();
-        mutation.absent(key::pack(pack));
+    async fn ensure(&self, pack: PackId, mut mutation: Mutation) -> Result<Option<Sequence>, MetaError> {
+        let absent = mutation.absent(key::pack(pack));
         mutation.put(key::pack(pack), PackRow::local(self.clock.now()).encode());
         match self.kv.commit(mutation).await {
             Ok(version) => return Ok(Some(version)),
             // An earlier try whose outcome was unknown.
-            Err(CommitError::Conflict { .. }) => {}
+            Err(CommitError::Conflict { guard }) if guard == absent => {}
             Err(error) => return Err(error.into()),
         }
         let Some(value) = self.kv.get(&key::pack(pack)).await? else {

@@ -16,6 +16,7 @@ use crate::chunk::codec::{Codecs, Compression};
 use crate::chunk::collect::CollectOptions;
 use crate::chunk::domain::DomainKey;
 use crate::chunk::error::{MetaError, OpenError};
+use crate::chunk::gc::Gc;
 use crate::chunk::index;
 use crate::chunk::keys::Keys;
 use crate::chunk::md5::Md5Lanes;
@@ -24,6 +25,7 @@ use crate::chunk::pack::{PackOptions, PackSet};
 use crate::chunk::packs::PackTable;
 use crate::chunk::pool::BufferPool;
 use crate::chunk::recover::{self, RecoverReport, RowClaims};
+use crate::chunk::retention::{DeleteNow, Retention};
 use crate::chunk::session::Sessions;
 use crate::chunk::trouble::{Trouble, Troubles};
 use crate::clock::Clock;
@@ -59,6 +61,8 @@ pub struct ChunkStoreOptions {
     pub tree_cache_bytes: u64,
     pub segment_cache_bytes: u64,
     pub collect: CollectOptions,
+    /// When condemned packs may go.
+    pub retention: Arc<dyn Retention>,
     /// Without room on the disk, the collector takes back what it can.
     pub space: Arc<Space>,
 }
@@ -79,6 +83,7 @@ impl ChunkStoreOptions {
             tree_cache_bytes: 4 * MIB as u64,
             segment_cache_bytes: 12 * MIB as u64,
             collect: CollectOptions::default(),
+            retention: Arc::new(DeleteNow),
             space,
         }
     }
@@ -106,6 +111,10 @@ pub struct ChunkStore {
     /// Names this process in the building rows.
     pub(super) boot: [u8; 16],
     pub(super) collect: CollectOptions,
+    pub(super) retention: Arc<dyn Retention>,
+    pub(super) gc: Gc,
+    /// Of a full pack.
+    pub(super) pack_bytes: u64,
     pub(super) space: Arc<Space>,
     /// Held by the one run of the collector.
     pub(super) collecting: Mutex<()>,
@@ -142,7 +151,7 @@ impl ChunkStore {
         ids: Arc<IdSource>,
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, OpenError> {
-        let metrics = ChunkMetrics::new(registry)?;
+        let (metrics, pack_bytes) = (ChunkMetrics::new(registry)?, options.packs.pack_bytes);
         let pool = BufferPool::with_wait(options.pool_bytes, options.pool_wait);
         let packs = {
             let (pool, ids, registry) = (pool.clone(), Arc::clone(&ids), registry.clone());
@@ -167,7 +176,7 @@ impl ChunkStore {
         let md5 = Md5Lanes::start(options.md5_threads).map_err(OpenError::Threads)?;
         let bulk =
             Bulk::start(options.bulk_threads).map_err(|error| OpenError::Threads(std::io::Error::other(error)))?;
-        Ok(Arc::new(Self {
+        let store = Arc::new(Self {
             table: PackTable::new(Arc::clone(&kv), clock.clone()),
             kv,
             packs,
@@ -187,13 +196,18 @@ impl ChunkStore {
             boot: ids.next(),
             clock,
             ids,
+            gc: Gc::new(options.collect.rest_percent),
             collect: options.collect,
+            retention: options.retention,
+            pack_bytes,
             space: options.space,
             collecting: Mutex::new(()),
             troubles,
             metrics,
             recovered,
-        }))
+        });
+        store.read_stop().await?;
+        Ok(store)
     }
 
     /// The secret behind what clients carry for us, of an encrypted store; `None`: it has to be kept in a row.
@@ -221,7 +235,11 @@ impl ChunkStore {
                 count => format!("{count} packs are {name}, {first} the first"),
             })
         });
-        let told: Vec<String> = told.collect();
+        let stopped = self
+            .gc
+            .stop()
+            .map(|stop| format!("collection is stopped: {}", stop.why));
+        let told: Vec<String> = stopped.into_iter().chain(told).collect();
         (!told.is_empty()).then(|| told.join("; "))
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::admin::{CheckLine, CheckReport, KeysReport, RotationReport, ScrubReport, UsageReport};
+use crate::admin::{CheckLine, CheckReport, GcReport, GcResumed, KeysReport, RotationReport, ScrubReport, UsageReport};
 use crate::object::CheckProgress;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,6 +34,16 @@ pub fn usage(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
 
 pub fn scrub(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
     report::<ScrubReport>(address, "/v1/scrub", as_json)
+}
+
+pub fn gc_status(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
+    report::<GcReport>(address, "/v1/gc", as_json)
+}
+
+pub fn gc_resume(address: SocketAddr) -> Result<String, AdminError> {
+    let body = request(address, "POST", "/v1/gc/resume")?;
+    let resumed: GcResumed = serde_json::from_str(&body).map_err(|_| AdminError::Foreign { address })?;
+    Ok(resumed.to_string())
 }
 
 /// Waits as long as it takes, and says in `progress` how far it is.

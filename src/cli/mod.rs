@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,9 +78,11 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             let Some((name, matches)) = matches.subcommand() else {
                 return Ok(ExitCode::FAILURE);
             };
-            let (config, _) = load(matches)?;
+            // The settings of `gc` are those of its own commands.
+            let (config, _) = load(matches.subcommand().map_or(matches, |(_, inner)| inner))?;
             let report = match name {
                 "usage" => admin::usage(config.admin_listen, matches.get_flag("json"))?,
+                "gc" => gc(matches, config.admin_listen)?,
                 "scrub" => admin::scrub(config.admin_listen, matches.get_flag("json"))?,
                 _ => admin::health(config.admin_listen)?,
             };
@@ -88,6 +91,13 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         _ => return Ok(ExitCode::FAILURE),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn gc(matches: &ArgMatches, address: SocketAddr) -> Result<String, admin::AdminError> {
+    match matches.subcommand() {
+        Some(("status", matches)) => admin::gc_status(address, matches.get_flag("json")),
+        _ => admin::gc_resume(address),
+    }
 }
 
 fn load(matches: &ArgMatches) -> Result<(Config, Values), ConfigError> {
@@ -125,6 +135,8 @@ fn command() -> Command {
     let usage = Command::new("usage").about("Show logical, unique and stored bytes, in all and by bucket");
     let scrub = Command::new("scrub").about("Show how the scrub stands, and what is damaged, by object");
     let health = Command::new("health").about("Succeed if the gateway is ready for requests");
+    let gc_status = Command::new("status").about("Show how collection stands, what is left to do, and what is stuck");
+    let gc_resume = Command::new("resume").about("Let collection go on that was stopped, after `cairn check`");
     let with_admin = |command: Command| command.arg(file.clone()).args(admin_listen.clone());
     Command::new("cairn")
         .about("An S3-compatible object gateway that keeps every byte once")
@@ -160,7 +172,15 @@ fn command() -> Command {
                 .subcommand_required(true)
                 .arg_required_else_help(true)
                 .subcommand(with_admin(usage).arg(json.clone()))
-                .subcommand(with_admin(scrub).arg(json))
+                .subcommand(with_admin(scrub).arg(json.clone()))
+                .subcommand(
+                    Command::new("gc")
+                        .about("Collection of deleted data")
+                        .subcommand_required(true)
+                        .arg_required_else_help(true)
+                        .subcommand(with_admin(gc_status).arg(json))
+                        .subcommand(with_admin(gc_resume)),
+                )
                 .subcommand(with_admin(health)),
         )
 }

@@ -2,6 +2,7 @@
 
 pub mod bucket;
 pub mod chunk;
+pub mod collector;
 pub mod data;
 pub mod domain;
 pub mod encryption;

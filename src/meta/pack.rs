@@ -7,6 +7,7 @@ use crate::meta::record::{Malformed, Reader, UnknownFields, Writer};
 
 const RECORD: &str = "pack";
 const FORMAT: u8 = 1;
+const TAG_CONDEMNED: u8 = 1;
 
 /// A pack's life, downward only (invariant I4); the numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub enum PackState {
     Active = 1,
     /// Its live records are being moved; no chunk row comes to point to it any more.
     Evacuating = 2,
-    /// No chunk row points to it; its file is being deleted.
+    /// No chunk row points to it; its file is deleted once the restore window lets it go.
     Condemned = 3,
 }
 
@@ -43,6 +44,8 @@ pub struct PackRow {
     /// One for each copy or stripe of the layout.
     pub placement: Vec<Backend>,
     pub created: Timestamp,
+    /// When it was condemned.
+    pub condemned: Option<Timestamp>,
     pub unknown: UnknownFields,
 }
 
@@ -54,6 +57,7 @@ impl PackRow {
             layout: Layout::Single,
             placement: vec![Backend::Local],
             created,
+            condemned: None,
             unknown: UnknownFields::default(),
         }
     }
@@ -67,6 +71,9 @@ impl PackRow {
         writer.varint(self.placement.len() as u64);
         for backend in &self.placement {
             writer.u8(*backend as u8);
+        }
+        if let Some(condemned) = self.condemned {
+            writer.field(TAG_CONDEMNED, &condemned.unix_ms().to_le_bytes());
         }
         self.unknown.write(&mut writer);
         writer.finish()
@@ -90,15 +97,20 @@ impl PackRow {
             }
             placement.push(Backend::Local);
         }
-        let mut unknown = UnknownFields::default();
+        let (mut condemned, mut unknown) = (None, UnknownFields::default());
         while let Some((tag, bytes)) = reader.field()? {
-            unknown.keep(tag, bytes);
+            if tag == TAG_CONDEMNED {
+                condemned = Some(Timestamp::from_unix_ms(Reader::bare(RECORD, bytes).u64()?));
+            } else {
+                unknown.keep(tag, bytes);
+            }
         }
         Ok(Self {
             state,
             layout: Layout::Single,
             placement,
             created,
+            condemned,
             unknown,
         })
     }
@@ -116,10 +128,11 @@ mod tests {
             state in prop::sample::select(vec![PackState::Active, PackState::Evacuating, PackState::Condemned]),
             created in any::<u64>(),
             copies in 0usize..4,
+            condemned in any::<Option<u64>>(),
             unknown in unknown_fields(),
         ) {
             let created = Timestamp::from_unix_ms(created);
-            let row = PackRow { state, layout: Layout::Single, placement: vec![Backend::Local; copies], created, unknown };
+            let row = PackRow { state, layout: Layout::Single, placement: vec![Backend::Local; copies], created, condemned: condemned.map(Timestamp::from_unix_ms), unknown };
             prop_assert_eq!(PackRow::decode(row.encode()).unwrap(), row);
         }
 

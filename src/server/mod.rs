@@ -13,6 +13,7 @@ use crate::telemetry;
 mod body;
 mod check;
 mod front;
+mod gc;
 mod io_watch;
 pub(crate) mod keyring;
 mod keys;

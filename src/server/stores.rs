@@ -15,10 +15,14 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinHandle;
 
 use super::body::{BoxError, RequestBody};
+use super::gc;
 use super::keyring;
 use super::keys;
 use super::service::Wire;
-use crate::admin::{Backend, BucketUsage, CheckReport, KeysReport, Recount, RotationReport, ScrubReport, UsageReport};
+use crate::admin::{
+    Backend, BucketUsage, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport, ScrubReport,
+    UsageReport,
+};
 use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
 use crate::chunk::{
@@ -296,6 +300,17 @@ impl Backend for Stores {
         })
     }
 
+    async fn gc(&self) -> Result<GcReport, String> {
+        let status = self.chunks.gc_status().await.map_err(|error| error.to_string())?;
+        Ok(gc::report(status))
+    }
+
+    async fn resume_gc(&self) -> Result<GcResumed, String> {
+        let resumed = self.chunks.resume_collection().await;
+        let resumed = resumed.map_err(|error| error.to_string())?;
+        Ok(GcResumed { resumed })
+    }
+
     async fn keys(&self) -> Result<KeysReport, String> {
         let given = self.masters().await?;
         let report = keys::report(&self.data, &self.kv, given.as_ref()).await;
@@ -312,6 +327,9 @@ impl Backend for Stores {
 
     async fn refresh_metrics(&self) {
         self.kv.refresh_metrics();
+        if let Err(error) = self.chunks.refresh_gc_metrics().await {
+            tracing::warn!(%error, "the metrics of collection could not be brought up to date");
+        }
         match self.chunks.usage().await {
             Ok(usage) => {
                 self.usage.set(
@@ -342,7 +360,7 @@ async fn look(space: &Arc<Space>) {
 }
 
 /// `None`: it never was.
-fn told(time: Timestamp) -> Option<String> {
+pub(super) fn told(time: Timestamp) -> Option<String> {
     let seconds = i64::try_from(time.unix_ms() / 1000)
         .ok()
         .filter(|seconds| *seconds > 0)?;

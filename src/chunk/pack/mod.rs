@@ -31,6 +31,7 @@ mod set;
 mod shared;
 mod syncer;
 
+pub use format::ENTRY_BYTES;
 pub use mend::Footer;
 pub use set::{PackSet, Table};
 

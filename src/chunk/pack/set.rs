@@ -186,6 +186,19 @@ impl PackSet {
         tokio::task::spawn_blocking(ask).await.unwrap_or_default()
     }
 
+    /// Whether a sealed pack's footer is the one that was written. `false` too if it cannot be read, or the pack is none.
+    pub async fn has_footer(&self, id: PackId) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let is_sealed = self
+            .shared
+            .pack(id)
+            .is_some_and(|pack| pack.status.lock().state == PackState::Sealed);
+        is_sealed
+            && tokio::task::spawn_blocking(move || has_footer(&shared, id))
+                .await
+                .unwrap_or_default()
+    }
+
     /// All packs, by id.
     pub fn packs(&self) -> Vec<PackInfo> {
         self.shared.packs.read().values().map(|pack| pack.info()).collect()
@@ -300,6 +313,14 @@ fn read_entries(shared: &Shared, id: PackId) -> io::Result<Table> {
         entries: entries.into(),
         footer_damaged: true,
     })
+}
+
+fn has_footer(shared: &Shared, id: PackId) -> bool {
+    let read = || {
+        let file = ReadFile::open(&shared.path(id), false)?;
+        read_table(&file, read_end(&file, id)?.trailer().as_ref())
+    };
+    matches!(read(), Ok(Some(_)))
 }
 
 /// The entries of the table that `trailer` vouches for; `None` when it is not the one.

@@ -63,6 +63,7 @@ pub fn options(dir: &Path) -> ChunkStoreOptions {
         dead_bytes_min: 0,
         interval: Duration::from_millis(5),
         pause: Duration::ZERO,
+        rest_percent: 0,
     };
     options
 }
@@ -74,9 +75,13 @@ pub async fn open_on(kv: Arc<dyn Kv>, dir: &Path) -> Arc<ChunkStore> {
 /// Opens a store with master keys, which make it an encrypted one.
 pub async fn open_with(kv: Arc<dyn Kv>, dir: &Path, masters: Option<&MasterKeys>) -> Arc<ChunkStore> {
     let clock = Clock::system();
-    let ids = Arc::new(IdSource::new(clock.clone()));
     let mut options = options(dir);
     options.keys = Keys::open(&*kv, masters, &clock).await.unwrap();
+    open_at(kv, options, clock).await
+}
+
+pub async fn open_at(kv: Arc<dyn Kv>, options: ChunkStoreOptions, clock: Clock) -> Arc<ChunkStore> {
+    let ids = Arc::new(IdSource::new(clock.clone()));
     ChunkStore::open(kv, options, clock, ids, &prometheus::Registry::new())
         .await
         .unwrap()

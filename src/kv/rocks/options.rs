@@ -48,7 +48,7 @@ impl Default for RocksOptions {
             dir: PathBuf::from("data"),
             memtable_bytes: 40 * MIB,
             block_cache_bytes: 32 * MIB,
-            log_file_bytes: 32 * MIB as u64,
+            log_file_bytes: 16 * MIB as u64,
             read_threads: 8,
             open_files_max: 256,
             log_fault: None,
