@@ -200,10 +200,9 @@ impl ChunkStore {
                     let elsewhere = None;
                     lost.push(Lost { id, place, elsewhere });
                 }
-                match self.note_damage(&id, known).await {
-                    Err(ReadError::Meta(error)) => return Err(error),
-                    // A note is a help for the next upload, not a promise.
-                    Ok(_) | Err(_) => {}
+                // A note is a help for the next upload, not a promise.
+                if let Err(ReadError::Meta(error)) = self.note_damage(&id, known).await {
+                    return Err(error);
                 }
             }
             match rows.last() {

@@ -47,6 +47,10 @@ impl Kv for GateKv {
         }
         self.inner.commit(mutation).await
     }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        self.inner.snapshot().await
+    }
 }
 
 /// A collector is stopped at one of its commits, another takes over and collects, and the first one wakes. `false`:
