@@ -49,6 +49,9 @@ pub struct Recount {
     pub differences_total: u64,
     /// How far chunk rows say that each pack reaches.
     reaches: BTreeMap<PackId, u64>,
+    /// References to chunks that there are, and those of them that a segment's list accounts for.
+    chunk_refs: u64,
+    chunk_refs_named: u64,
 }
 
 impl Recount {
@@ -63,6 +66,13 @@ impl Recount {
 /// A row that another row needs: its key, or any row of a range.
 enum Need {
     Key(Bytes),
+    /// A chunk's reference, which the list of the segment accounts for.
+    ChunkRef(Bytes),
+    /// The list of the segment has the chunk.
+    Named {
+        chunk: ChunkId,
+        segment: SegmentId,
+    },
     Any(Range<Bytes>),
     /// A reference to data whose owner is gone, or the garbage row that says that the last one has just gone.
     Held(DataId),
@@ -76,6 +86,10 @@ enum Need {
 
 impl ChunkStore {
     /// Reads every row of the store and compares. Memory does not grow with the store, but for a number per pack.
+    ///
+    /// That each reference to a chunk is in the list of its segment is a matter of counting: each entry of the lists has its
+    /// own reference, so if there are no more references than entries, none is left over. Only otherwise is the segment of each
+    /// looked up, which costs more than all the rest.
     pub async fn recount(&self) -> Result<Recount, MetaError> {
         let mut recount = Recount::default();
         for table in [
@@ -87,20 +101,10 @@ impl ChunkStore {
             Table::DataRef,
             Table::Data,
         ] {
-            let range = key::table(table);
-            let mut from = range.start;
-            loop {
-                let rows = page(&*self.kv, from..range.end.clone(), SCAN_ROWS_MAX.min(512)).await?;
-                for row in &rows {
-                    for need in needs(table, row, &mut recount)? {
-                        self.check(row, need, &mut recount).await?;
-                    }
-                }
-                match rows.last() {
-                    Some(last) => from = after(&last.key),
-                    None => break,
-                }
-            }
+            self.compare(table, needs, &mut recount).await?;
+        }
+        if recount.chunk_refs != recount.chunk_refs_named {
+            self.compare(Table::ChunkRef, segment_of, &mut recount).await?;
         }
         self.compare_files(&mut recount).await;
         for (name, key, expected) in self.expected(&recount.tally).await? {
@@ -114,6 +118,24 @@ impl ChunkStore {
             }
         }
         Ok(recount)
+    }
+
+    /// Looks for what the rows of `table` need.
+    async fn compare(&self, table: Table, needs: Needs, recount: &mut Recount) -> Result<(), MetaError> {
+        let range = key::table(table);
+        let mut from = range.start;
+        loop {
+            let rows = page(&*self.kv, from..range.end.clone(), SCAN_ROWS_MAX.min(512)).await?;
+            for row in &rows {
+                for need in needs(table, row, recount)? {
+                    self.check(row, need, recount).await?;
+                }
+            }
+            match rows.last() {
+                Some(last) => from = after(&last.key),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Holds the files of the packs against the rows that point into them: whether they are there and long enough, and
@@ -155,6 +177,17 @@ impl ChunkStore {
     async fn check(&self, row: &Row, need: Need, recount: &mut Recount) -> Result<(), MetaError> {
         let (there, needs) = match need {
             Need::Key(key) => (self.kv.get(&key).await?.is_some(), key),
+            Need::ChunkRef(key) => {
+                let there = self.kv.get(&key).await?.is_some();
+                recount.chunk_refs_named += u64::from(there);
+                (there, key)
+            }
+            Need::Named { chunk, segment } => {
+                let key = key::segment(&segment);
+                let list = self.kv.get(&key).await?.map(|value| SegmentRow::decode(value.bytes));
+                let names = |list: SegmentRow| list.distinct_chunks().binary_search(&chunk).is_ok();
+                (list.transpose()?.is_some_and(names), key)
+            }
             Need::Held(data) => {
                 let garbage = self.kv.get(&key::garbage(data)).await?.is_some();
                 let refs = key::data_refs(data);
@@ -212,6 +245,18 @@ impl ChunkStore {
     }
 }
 
+type Needs = fn(Table, &Row, &mut Recount) -> Result<Vec<Need>, MetaError>;
+
+/// The segment that a `chunk_ref` row is of.
+fn segment_of(_table: Table, row: &Row, _recount: &mut Recount) -> Result<Vec<Need>, MetaError> {
+    let id = |at: usize| row.key.get(at..at + 32).and_then(|id| id.try_into().ok());
+    let (chunk, segment) = (id(1).unwrap_or([0; 32]), id(33).unwrap_or([0; 32]));
+    Ok(vec![Need::Named {
+        chunk: ChunkId(chunk),
+        segment: SegmentId(segment),
+    }])
+}
+
 /// What `row` of `table` needs.
 fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, MetaError> {
     let id = |at: usize, width: usize| row.key.get(at..at + width).unwrap_or_default();
@@ -232,16 +277,14 @@ fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, Me
             ]
         }
         Table::ChunkRef => {
-            vec![
-                Need::Key(key::chunk(&ChunkId(hash(1)))),
-                Need::Key(key::segment(&SegmentId(hash(33)))),
-            ]
+            recount.chunk_refs += 1;
+            vec![Need::Key(key::chunk(&ChunkId(hash(1))))]
         }
         Table::Segment => {
             recount.segments += 1;
             let name = SegmentId(hash(1));
             let chunks = SegmentRow::decode(value)?.distinct_chunks();
-            let refs = chunks.iter().map(|chunk| Need::Key(key::chunk_ref(chunk, &name)));
+            let refs = chunks.iter().map(|chunk| Need::ChunkRef(key::chunk_ref(chunk, &name)));
             refs.chain([Need::Any(key::segment_refs(&name))]).collect()
         }
         Table::SegmentRef => {
