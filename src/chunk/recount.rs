@@ -72,6 +72,9 @@ pub struct Recount {
     pub findings_total: u64,
     claims: BTreeMap<PackId, Claim>,
     has_gaps: bool,
+    /// References to chunks that there are, and those of them that a segment's list accounts for.
+    chunk_refs: u64,
+    chunk_refs_named: u64,
 }
 
 impl Recount {
@@ -86,6 +89,13 @@ impl Recount {
 /// A row that another row needs: its key, or any row of a range.
 enum Need {
     Key(Bytes),
+    /// A chunk's reference, which the list of the segment accounts for.
+    ChunkRef(Bytes),
+    /// The list of the segment has the chunk.
+    Named {
+        chunk: ChunkId,
+        segment: SegmentId,
+    },
     Any(Range<Bytes>),
     /// A reference to data whose owner is gone, or the garbage row that says that the last one has just gone.
     Held(DataId),
@@ -100,6 +110,10 @@ enum Need {
 impl ChunkStore {
     /// Reads every row of the store as of one moment and compares, while others write and collect. Memory does not grow
     /// with the store, but for some numbers per pack. Goes on behind rows that cannot be read.
+    ///
+    /// That each reference to a chunk is in the list of its segment is a matter of counting: each entry of the lists has its
+    /// own reference, so if there are no more references than entries, none is left over. Only otherwise is the segment of each
+    /// looked up, which costs more than all the rest.
     pub async fn recount(&self) -> Result<Recount, MetaError> {
         let view = self.kv.snapshot().await?;
         self.recount_of(&*view, &CheckProgress::default()).await
@@ -117,7 +131,12 @@ impl ChunkStore {
             Table::DataRef,
             Table::Data,
         ] {
-            self.recount_table(view, table, progress, &mut recount).await?;
+            self.recount_table(view, (table, needs), progress, &mut recount).await?;
+        }
+        // What cannot be read is told, and counts nothing.
+        if recount.chunk_refs != recount.chunk_refs_named && !recount.has_gaps {
+            let again = (Table::ChunkRef, segment_of as Needs);
+            self.recount_table(view, again, progress, &mut recount).await?;
         }
         let claims = std::mem::take(&mut recount.claims);
         self.compare_files(&claims, &mut recount).await?;
@@ -129,7 +148,7 @@ impl ChunkStore {
     async fn recount_table(
         &self,
         view: &dyn Kv,
-        table: Table,
+        (table, needs): (Table, Needs),
         progress: &CheckProgress,
         recount: &mut Recount,
     ) -> Result<(), MetaError> {
@@ -151,7 +170,7 @@ impl ChunkStore {
             };
             progress.add(rows.len() as u64);
             for row in &rows {
-                match check_row(view, table, row, recount).await {
+                match check_row(view, (table, needs), row, recount).await {
                     Err(error) if error.is_damage() => recount.note(Difference::Malformed {
                         row: hex::encode(&row.key),
                         reason: error.to_string(),
@@ -234,10 +253,26 @@ impl ChunkStore {
 }
 
 /// Notes what `row` needs and is not there.
-async fn check_row(view: &dyn Kv, table: Table, row: &Row, recount: &mut Recount) -> Result<(), MetaError> {
+async fn check_row(
+    view: &dyn Kv,
+    (table, needs): (Table, Needs),
+    row: &Row,
+    recount: &mut Recount,
+) -> Result<(), MetaError> {
     for need in needs(table, row, recount)? {
-        let (there, needs) = match need {
+        let (there, needed) = match need {
             Need::Key(key) => (view.get(&key).await?.is_some(), key),
+            Need::ChunkRef(key) => {
+                let there = view.get(&key).await?.is_some();
+                recount.chunk_refs_named += u64::from(there);
+                (there, key)
+            }
+            Need::Named { chunk, segment } => {
+                let key = key::segment(&segment);
+                let list = view.get(&key).await?.map(|value| SegmentRow::decode(value.bytes));
+                let names = |list: SegmentRow| list.distinct_chunks().binary_search(&chunk).is_ok();
+                (list.transpose()?.is_some_and(names), key)
+            }
             Need::Held(data) => {
                 let garbage = view.get(&key::garbage(data)).await?.is_some();
                 let refs = key::data_refs(data);
@@ -254,7 +289,7 @@ async fn check_row(view: &dyn Kv, table: Table, row: &Row, recount: &mut Recount
         if !there {
             recount.note(Difference::Absent {
                 row: hex::encode(&row.key),
-                needs: hex::encode(&needs),
+                needs: hex::encode(&needed),
             });
         }
     }
@@ -288,6 +323,18 @@ async fn expected(kv: &dyn Kv, tally: &Tally) -> Result<Vec<(String, Bytes, i64)
     Ok(expected)
 }
 
+type Needs = fn(Table, &Row, &mut Recount) -> Result<Vec<Need>, MetaError>;
+
+/// The segment that a `chunk_ref` row is of.
+fn segment_of(_table: Table, row: &Row, _recount: &mut Recount) -> Result<Vec<Need>, MetaError> {
+    let id = |at: usize| row.key.get(at..at + 32).and_then(|id| id.try_into().ok());
+    let (chunk, segment) = (id(1).unwrap_or([0; 32]), id(33).unwrap_or([0; 32]));
+    Ok(vec![Need::Named {
+        chunk: ChunkId(chunk),
+        segment: SegmentId(segment),
+    }])
+}
+
 /// What `row` of `table` needs.
 fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, MetaError> {
     let id = |at: usize, width: usize| row.key.get(at..at + width).unwrap_or_default();
@@ -307,16 +354,14 @@ fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, Me
             ]
         }
         Table::ChunkRef => {
-            vec![
-                Need::Key(key::chunk(&ChunkId(hash(1)))),
-                Need::Key(key::segment(&SegmentId(hash(33)))),
-            ]
+            recount.chunk_refs += 1;
+            vec![Need::Key(key::chunk(&ChunkId(hash(1))))]
         }
         Table::Segment => {
             recount.segments += 1;
             let name = SegmentId(hash(1));
             let chunks = SegmentRow::decode(value)?.distinct_chunks();
-            let refs = chunks.iter().map(|chunk| Need::Key(key::chunk_ref(chunk, &name)));
+            let refs = chunks.iter().map(|chunk| Need::ChunkRef(key::chunk_ref(chunk, &name)));
             refs.chain([Need::Any(key::segment_refs(&name))]).collect()
         }
         Table::SegmentRef => {

@@ -45,11 +45,6 @@ impl KvMetrics {
             &["where"],
         )?;
         registry.register(Box::new(reads.clone()))?;
-        let file_bytes = IntGaugeVec::new(
-            Opts::new("cairn_kv_file_bytes", "Bytes of table and blob files by column family."),
-            &["family"],
-        )?;
-        registry.register(Box::new(file_bytes.clone()))?;
         let seconds = || exponential_buckets(0.000_05, 2.0, 16);
         Ok(Self {
             group_mutations: histogram(
@@ -88,7 +83,7 @@ impl KvMetrics {
                 "cairn_kv_log_poisoned",
                 "1 once a write or sync of the commit log has failed.",
             )?,
-            file_bytes,
+            file_bytes: file_bytes(registry)?,
             block_cache_bytes: gauge(
                 "cairn_kv_block_cache_bytes",
                 "Memory in use for what was read of tables, filters and indexes included.",
@@ -99,4 +94,11 @@ impl KvMetrics {
             )?,
         })
     }
+}
+
+fn file_bytes(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    let told = Opts::new("cairn_kv_file_bytes", "Bytes of table and blob files by column family.");
+    let made = IntGaugeVec::new(told, &["family"])?;
+    registry.register(Box::new(made.clone()))?;
+    Ok(made)
 }
