@@ -17,7 +17,7 @@ use cairn::kv::{Durability, Kv, Mutation};
 use cairn::limits::{BUFFER_POOL_BYTES, WINDOW_CHUNKS_MAX};
 use cairn::meta::chunk::{ChunkRow, Place};
 use cairn::meta::data::{DataRow, DataState};
-use cairn::meta::domain::DomainRow;
+use cairn::meta::domain::{DomainRow, DomainSecret};
 use cairn::meta::key::{self, PackStatKind, UsageKind, UsageScope};
 use cairn::meta::pack::PackRow;
 use cairn::meta::record::UnknownFields;
@@ -113,7 +113,7 @@ pub async fn run(arguments: &Fill) -> Result<String, Failure> {
 impl Filler {
     async fn add_domain(&self) -> Result<(), Failure> {
         let row = DomainRow {
-            key: DOMAIN_KEY,
+            secret: DomainSecret::Clear(DOMAIN_KEY),
             created: self.clock.now(),
             unknown: UnknownFields::default(),
         };
@@ -131,6 +131,8 @@ impl Filler {
             id: *id,
             raw: raw.clone(),
             encoded: None,
+            written_at: self.packs.written_at(),
+            envelope: None,
         };
         let locations = self.packs.append(chunks.iter().map(record).collect()).await?;
         let placed: Vec<(ChunkId, Place)> = chunks
@@ -191,7 +193,7 @@ impl Filler {
         let names = chunks.iter().map(|(id, place)| (Some(*id), place.raw_len));
         let segment: SegmentId = SegmentRow::name(&self.segment_key, names);
         for (id, place) in chunks {
-            mutation.put(key::chunk(id), ChunkRow::new(*place).encode());
+            mutation.put(key::chunk(id), ChunkRow::new(*place, false).encode());
             mutation.put(key::chunk_ref(id, &segment), Bytes::new());
         }
         let entry = |(id, place): &(ChunkId, Place)| SegmentEntry::Chunk { id: *id, place: *place };
