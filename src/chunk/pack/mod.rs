@@ -20,6 +20,7 @@ mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod metrics;
+mod raw;
 mod reader;
 mod recovery;
 mod salvage;
@@ -29,6 +30,7 @@ mod shared;
 mod syncer;
 
 pub use set::PackSet;
+pub(super) use shared::path_in;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
@@ -30,7 +31,7 @@ use crate::priority;
 /// All packs of one directory. Dropping it does what is queued, seals the open packs and ends their threads, which
 /// blocks for some milliseconds.
 pub struct PackSet {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     syncers: Vec<JoinHandle<()>>,
     recovered: Vec<Recovered>,
 }
@@ -267,6 +268,7 @@ fn tell(repair: &Recovered, metrics: &PackMetrics) {
 
 fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
     remove_file(&shared.path(id))?;
+    shared.deleted.fetch_add(1, Ordering::SeqCst);
     shared.handles.invalidate(&id);
     shared.packs.write().remove(&id);
     Ok(())
