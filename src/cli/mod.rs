@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{self, Config, ConfigError, Kind, SETTINGS, Setting, Values};
+use crate::config::{self, Config, ConfigError, Kind, Setting, Values};
 use crate::server;
 
 pub(crate) mod admin;
@@ -84,7 +84,7 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
 
 fn load(matches: &ArgMatches) -> Result<(Config, Values), ConfigError> {
     let mut flags = BTreeMap::new();
-    for flag in SETTINGS.iter().filter_map(|setting| setting.flag) {
+    for flag in config::settings().filter_map(|setting| setting.flag) {
         // A command that does not take the flag knows nothing of it.
         if let Ok(Some(values)) = matches.try_get_many::<String>(flag) {
             flags.insert(flag, values.cloned().collect::<Vec<_>>().join(","));
@@ -168,7 +168,7 @@ fn setting_flags() -> Vec<Arg> {
             ArgAction::Set
         }))
     };
-    SETTINGS.iter().filter_map(flag).collect()
+    config::settings().filter_map(flag).collect()
 }
 
 fn check_command() -> Command {

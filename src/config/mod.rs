@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod error;
+mod location;
 mod table;
 pub(crate) mod units;
 mod values;
 
 pub use error::{ConfigError, toml_reason};
-pub use table::{FILE_VARIABLE, Kind, SETTINGS, Setting, VARIABLE_PREFIX, markdown};
+pub use location::{BlobLocation, Place};
+pub use table::{FILE_VARIABLE, Kind, Setting, VARIABLE_PREFIX, markdown, settings};
 pub use values::Values;
 
 /// Where a value came from.
@@ -126,6 +128,8 @@ pub struct Config {
     pub log: LogConfig,
     pub limits: LimitsConfig,
     pub storage: StorageConfig,
+    /// Where new packs go; `None`: the data directory.
+    pub cloud: Option<BlobLocation>,
 }
 
 impl Config {
@@ -184,6 +188,7 @@ impl Config {
             log: log_of(values),
             limits: limits_of(values)?,
             storage: storage_of(values)?,
+            cloud: values.location(&table::CLOUD)?,
         })
     }
 }
