@@ -45,7 +45,7 @@ pub use rebuild::RebuildReport;
 pub use recount::{Difference, Recount};
 pub use recover::RecoverReport;
 pub use scrub::{Finding, Pace, ScrubReport};
-pub use ship::{PackFile, pack_path};
+pub use ship::{PackFile, is_pack_end, pack_path};
 pub use store::{ChunkStore, ChunkStoreOptions, StoreUsage};
 pub use stored::StoredData;
 pub use writer::{DataWriter, WriteOptions};

@@ -29,6 +29,7 @@ mod set;
 mod shared;
 mod syncer;
 
+pub(super) use format::{FILE_HEADER_BYTES, Trailer};
 pub use set::PackSet;
 pub(super) use shared::path_in;
 

@@ -17,8 +17,8 @@ mod tail;
 mod tests;
 mod writer;
 
-pub use chain::{Position, end_of};
 pub(super) use chain::follow;
+pub use chain::{Position, end_of};
 pub use file::{LogFault, LogStep};
 pub(super) use frame::{Effect, Effects, push_put};
 pub(super) use keeper::{Flushed, Keeper, LogFiles};

@@ -161,7 +161,10 @@ pub(in crate::kv) fn recover(
         ..Recovered::default()
     };
     sources.sort_by_key(|source| source.header.number);
-    let headers: Vec<_> = sources.iter().map(|source| (source.path.clone(), source.header)).collect();
+    let headers: Vec<_> = sources
+        .iter()
+        .map(|source| (source.path.clone(), source.header))
+        .collect();
     let chain = chain(sources, applied)?;
     if chain.is_empty() && applied.0 > 0 {
         return Err(corrupt(dir, 0, "the log's files are missing"));

@@ -85,7 +85,11 @@ impl LogTail {
         let start = from.offset.max(begins);
         let end = end.min(to);
         if start > end {
-            return if from.offset <= begins { Ok(None) } else { broken(start, "it ends before") };
+            return if from.offset <= begins {
+                Ok(None)
+            } else {
+                broken(start, "it ends before")
+            };
         }
         if start == end {
             return Ok(None);

@@ -30,7 +30,9 @@ impl RocksKv {
         drop(tokio::task::spawn_blocking(move || {
             let mut begun = Some(begun);
             let begin = |sequence| begun.take().is_some_and(|begun| begun.send(Ok(sequence)).is_ok());
-            let read = read_all(&database, part_bytes, begin, &mut |part| parts.blocking_send(Ok(part)).is_ok());
+            let read = read_all(&database, part_bytes, begin, &mut |part| {
+                parts.blocking_send(Ok(part)).is_ok()
+            });
             if let Err(error) = read {
                 let error = ReadError::Unavailable(error.into_string());
                 match begun {
@@ -56,7 +58,9 @@ fn read_all(
 ) -> Result<(), rocksdb::Error> {
     let snapshot = database.db.snapshot();
     let applied = snapshot.get(APPLIED)?;
-    let applied = applied.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let applied = applied
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_le_bytes);
     if !begin(Sequence(applied)) {
         return Ok(());
     }
