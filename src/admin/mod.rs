@@ -24,6 +24,7 @@ mod check;
 mod scrub;
 mod usage;
 
+pub use crate::backup::BackupStatus;
 pub use check::{CheckReport, Repaired};
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
@@ -50,6 +51,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Compares everything, and with `read_data` reads every byte: takes as long as the store is large.
     async fn check(&self, read_data: bool) -> Result<CheckReport, String>;
+
+    /// How the backup stands.
+    fn backup(&self) -> BackupStatus;
 
     /// How the scrub stands and what it found.
     async fn scrub(&self) -> Result<ScrubReport, String>;
@@ -136,9 +140,10 @@ impl Admin {
                 Some(_) => text(StatusCode::BAD_REQUEST, "the one option is read_data\n".to_owned()),
             },
             "/v1/scrub" => json(self.backend.scrub().await),
+            "/v1/backup" => json(Ok(self.backend.backup())),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/backup\n"
                     .to_owned(),
             ),
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::admin::{CheckReport, ScrubReport, UsageReport};
+use crate::admin::{BackupStatus, CheckReport, ScrubReport, UsageReport};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer: the usage of some hundred thousand buckets.
@@ -29,6 +29,10 @@ pub fn usage(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
 
 pub fn scrub(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
     report::<ScrubReport>(address, "/v1/scrub", as_json)
+}
+
+pub fn backup(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
+    report::<BackupStatus>(address, "/v1/backup", as_json)
 }
 
 /// Waits as long as it takes.

@@ -12,6 +12,7 @@ use crate::server;
 
 pub(crate) mod admin;
 mod check;
+mod restore;
 
 /// Why a command failed, as its user reads it.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,8 @@ enum CliError {
     Serve(#[from] server::ServeError),
     #[error(transparent)]
     Admin(#[from] admin::AdminError),
+    #[error(transparent)]
+    Restore(#[from] server::RestoreCommandError),
 }
 
 /// Runs the command that `arguments` (with the program's name first) ask for.
@@ -58,6 +61,21 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             }
         }
         Some(("version", _)) => println!("cairn {}", env!("CARGO_PKG_VERSION")),
+        Some(("check", matches)) if matches.get_flag("restore") => {
+            return Ok(check::drill(load(matches), matches.get_flag("json")));
+        }
+        Some(("restore", matches)) => {
+            let (config, _) = load(matches)?;
+            println!("{}", restore::run(&config, restore::request(matches))?);
+        }
+        Some(("backup", matches)) => {
+            let Some(("status", matches)) = matches.subcommand() else {
+                return Ok(ExitCode::FAILURE);
+            };
+            let (config, _) = load(matches)?;
+            let report = admin::backup(config.admin_listen, matches.get_flag("json"))?;
+            println!("{}", report.trim_end());
+        }
         Some(("check", matches)) => {
             let request = server::CheckRequest {
                 read_data: matches.get_flag("read-data"),
@@ -117,6 +135,7 @@ fn command() -> Command {
     let usage = Command::new("usage").about("Show logical, unique and stored bytes, in all and by bucket");
     let scrub = Command::new("scrub").about("Show how the scrub stands, and what is damaged, by object");
     let health = Command::new("health").about("Succeed if the gateway is ready for requests");
+    let status = Command::new("status").about("Show what a restore would bring back, and how old that is");
     let with_admin = |command: Command| command.arg(file.clone()).args(admin_listen.clone());
     Command::new("cairn")
         .about("An S3-compatible object gateway that keeps every byte once")
@@ -141,6 +160,14 @@ fn command() -> Command {
                 .arg(file.clone())
                 .args(settings.clone())
                 .arg(json.clone()),
+        )
+        .subcommand(restore::command().arg(file.clone()).args(settings.clone()))
+        .subcommand(
+            Command::new("backup")
+                .about("Ask a running gateway about its backup")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(with_admin(status).arg(json.clone())),
         )
         .subcommand(Command::new("version").about("Show the version"))
         .subcommand(
@@ -181,6 +208,13 @@ fn check_command() -> Command {
             "repair",
             "first make lost chunk rows and counters anew; for a gateway that is stopped",
         ))
+        .arg(
+            switch(
+                "restore",
+                "check the backup instead: restore its metadata beside the store, and read a sample of the objects",
+            )
+            .conflicts_with_all(["read-data", "repair"]),
+        )
 }
 
 fn value_name(kind: Kind) -> &'static str {

@@ -94,6 +94,14 @@ pub struct StorageConfig {
 }
 
 #[derive(Clone, Debug)]
+pub struct BackupConfig {
+    pub location: BlobLocation,
+    pub window: Duration,
+    pub log_max_bytes: u64,
+    pub checkpoint_log_bytes: u64,
+}
+
+#[derive(Clone, Debug)]
 pub struct TlsConfig {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -130,6 +138,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Where new packs go; `None`: the data directory.
     pub cloud: Option<BlobLocation>,
+    /// `None`: there is no backup.
+    pub backup: Option<BackupConfig>,
 }
 
 impl Config {
@@ -189,6 +199,7 @@ impl Config {
             limits: limits_of(values)?,
             storage: storage_of(values)?,
             cloud: values.location(&table::CLOUD)?,
+            backup: backup_of(values)?,
         })
     }
 }
@@ -220,6 +231,18 @@ fn limits_of(values: &Values) -> Result<LimitsConfig, ConfigError> {
         body_timeout: values.duration("limits.body_timeout")?,
         drain_timeout: values.duration("limits.drain_timeout")?,
     })
+}
+
+fn backup_of(values: &Values) -> Result<Option<BackupConfig>, ConfigError> {
+    let Some(location) = values.location(&table::BACKUP)? else {
+        return Ok(None);
+    };
+    Ok(Some(BackupConfig {
+        location,
+        window: values.duration("backup.window")?,
+        log_max_bytes: values.size("backup.log_max")? as u64,
+        checkpoint_log_bytes: values.size("backup.checkpoint_log")? as u64,
+    }))
 }
 
 fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {

@@ -96,6 +96,14 @@ pub const CLOUD: LocationKeys = LocationKeys {
     secret_key: "cloud.secret_key",
 };
 
+pub const BACKUP: LocationKeys = LocationKeys {
+    url: "backup.url",
+    endpoint: "backup.endpoint",
+    region: "backup.region",
+    access_key: "backup.access_key",
+    secret_key: "backup.secret_key",
+};
+
 /// The settings of such a group, `meaning` of its URL.
 const fn location(keys: &LocationKeys, meaning: &'static str) -> [Setting; 5] {
     [
@@ -144,9 +152,42 @@ const CLOUD_SETTINGS: [Setting; 5] = location(
     "where new packs go: `s3://BUCKET/PREFIX`, `webdav+https://HOST/PATH`, `webdav+http://HOST/PATH` or `file:///DIRECTORY`; the data directory if not set",
 );
 
+const BACKUP_PLACE: [Setting; 5] = location(
+    &BACKUP,
+    "where a backup of everything is kept up to date, in the forms of `cloud.url`; no backup if not set",
+);
+
+const BACKUP_SETTINGS: &[Setting] = &[
+    setting(
+        "backup.window",
+        "7d",
+        LONG,
+        "how long back a restore reaches; what was deleted stays in the backup for as long",
+    ),
+    setting(
+        "backup.log_max",
+        "1GiB",
+        Kind::Size {
+            min: MIB,
+            max: 1024 * GIB,
+        },
+        "commit log that is kept for a backup that cannot be reached; with more, the backup begins anew once it can",
+    ),
+    setting(
+        "backup.checkpoint_log",
+        "1GiB",
+        Kind::Size {
+            min: MIB,
+            max: 1024 * GIB,
+        },
+        "commit log after which the backup gets all metadata once more, so that a restore has no more to replay",
+    ),
+];
+
 /// Every setting, in the order in which they are shown.
 pub fn settings() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().chain(&CLOUD_SETTINGS)
+    let places = CLOUD_SETTINGS.iter().chain(&BACKUP_PLACE);
+    SETTINGS.iter().chain(places).chain(BACKUP_SETTINGS)
 }
 
 const SETTINGS: &[Setting] = &[

@@ -25,6 +25,7 @@ mod place;
 mod put;
 mod receive;
 mod requests;
+mod sample;
 mod scrub;
 mod settings;
 pub mod types;
@@ -48,6 +49,7 @@ pub use requests::{
     ListParts, ListRequest, ListUploads, ObjectBody, PartPage, PutRequest, UploadEntry, UploadPage, UploadPart,
     UploadPartCopy, Usage, Written,
 };
+pub use sample::Sampled;
 pub use scrub::{ScrubHandle, ScrubStatus};
 pub use settings::UnknownSetting;
 
