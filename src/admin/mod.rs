@@ -28,6 +28,7 @@ mod keys;
 mod scrub;
 mod usage;
 
+pub use crate::backup::BackupStatus;
 pub use check::{CheckLine, CheckReport, Repaired};
 pub use gc::{GcDebt, GcLast, GcPack, GcReport, GcResumed, GcRun, GcState, GcStop, GcStuck};
 pub use keys::{KeysReport, RotationReport};
@@ -64,6 +65,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Compares everything, and with `read_data` reads every byte: takes as long as the store is large. Dropping it ends it.
     async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String>;
+
+    /// How the backup stands.
+    fn backup(&self) -> BackupStatus;
 
     /// How the scrub stands and what it found.
     async fn scrub(&self) -> Result<ScrubReport, String>;
@@ -181,10 +185,11 @@ impl Admin {
             },
             "/v1/keys" => json(self.backend.keys().await),
             "/v1/scrub" => json(self.backend.scrub().await),
+            "/v1/backup" => json(Ok(self.backend.backup())),
             "/v1/gc" => json(self.backend.gc().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/gc /v1/keys, and POST to /v1/gc/resume /v1/keys/rotate\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/gc /v1/keys /v1/backup, and POST to /v1/gc/resume /v1/keys/rotate\n"
                     .to_owned(),
             ),
         }

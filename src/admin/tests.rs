@@ -8,8 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::{
-    Admin, Backend, CheckLine, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport, ScrubReport,
-    UsageReport,
+    Admin, Backend, BackupStatus, CheckLine, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport,
+    ScrubReport, UsageReport,
 };
 use crate::object::{CheckProgress, Progress, Stage};
 
@@ -61,6 +61,10 @@ impl Backend for Slow {
 
     async fn scrub(&self) -> Result<ScrubReport, String> {
         Err("not asked for".to_owned())
+    }
+
+    fn backup(&self) -> BackupStatus {
+        BackupStatus::default()
     }
 
     async fn gc(&self) -> Result<GcReport, String> {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::admin::{CheckLine, CheckReport, GcReport, GcResumed, KeysReport, RotationReport, ScrubReport, UsageReport};
+use crate::admin::{
+    BackupStatus, CheckLine, CheckReport, GcReport, GcResumed, KeysReport, RotationReport, ScrubReport, UsageReport,
+};
 use crate::object::CheckProgress;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,6 +36,10 @@ pub fn usage(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
 
 pub fn scrub(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
     report::<ScrubReport>(address, "/v1/scrub", as_json)
+}
+
+pub fn backup(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
+    report::<BackupStatus>(address, "/v1/backup", as_json)
 }
 
 pub fn gc_status(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {

@@ -8,13 +8,14 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{self, Config, ConfigError, Kind, SETTINGS, Setting, Values};
+use crate::config::{self, Config, ConfigError, Kind, Setting, Values};
 use crate::server;
 
 pub(crate) mod admin;
 mod check;
 mod key;
 mod progress;
+mod restore;
 
 /// Why a command failed, as its user reads it.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,8 @@ enum CliError {
     Admin(#[from] admin::AdminError),
     #[error(transparent)]
     Key(#[from] key::KeyError),
+    #[error(transparent)]
+    Restore(#[from] server::RestoreCommandError),
 }
 
 /// Runs the command that `arguments` (with the program's name first) ask for.
@@ -63,6 +66,21 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             }
         }
         Some(("version", _)) => println!("cairn {}", env!("CARGO_PKG_VERSION")),
+        Some(("check", matches)) if matches.get_flag("restore") => {
+            return Ok(check::drill(load(matches), matches.get_flag("json")));
+        }
+        Some(("restore", matches)) => {
+            let (config, _) = load(matches)?;
+            println!("{}", restore::run(&config, restore::request(matches))?);
+        }
+        Some(("backup", matches)) => {
+            let Some(("status", matches)) = matches.subcommand() else {
+                return Ok(ExitCode::FAILURE);
+            };
+            let (config, _) = load(matches)?;
+            let report = admin::backup(config.admin_listen, matches.get_flag("json"))?;
+            println!("{}", report.trim_end());
+        }
         Some(("check", matches)) => {
             let request = server::CheckRequest {
                 read_data: matches.get_flag("read-data"),
@@ -102,7 +120,7 @@ fn gc(matches: &ArgMatches, address: SocketAddr) -> Result<String, admin::AdminE
 
 fn load(matches: &ArgMatches) -> Result<(Config, Values), ConfigError> {
     let mut flags = BTreeMap::new();
-    for flag in SETTINGS.iter().filter_map(|setting| setting.flag) {
+    for flag in config::settings().filter_map(|setting| setting.flag) {
         // A command that does not take the flag knows nothing of it.
         if let Ok(Some(values)) = matches.try_get_many::<String>(flag) {
             flags.insert(flag, values.cloned().collect::<Vec<_>>().join(","));
@@ -137,6 +155,7 @@ fn command() -> Command {
     let health = Command::new("health").about("Succeed if the gateway is ready for requests");
     let gc_status = Command::new("status").about("Show how collection stands, what is left to do, and what is stuck");
     let gc_resume = Command::new("resume").about("Let collection go on that was stopped, after `cairn check`");
+    let status = Command::new("status").about("Show what a restore would bring back, and how old that is");
     let with_admin = |command: Command| command.arg(file.clone()).args(admin_listen.clone());
     Command::new("cairn")
         .about("An S3-compatible object gateway that keeps every byte once")
@@ -165,6 +184,14 @@ fn command() -> Command {
         .subcommand(key::command(
             &[std::slice::from_ref(&file), settings.as_slice()].concat(),
         ))
+        .subcommand(restore::command().arg(file.clone()).args(settings.clone()))
+        .subcommand(
+            Command::new("backup")
+                .about("Ask a running gateway about its backup")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(with_admin(status).arg(json.clone())),
+        )
         .subcommand(Command::new("version").about("Show the version"))
         .subcommand(
             Command::new("admin")
@@ -199,7 +226,7 @@ fn setting_flags() -> Vec<Arg> {
             ArgAction::Set
         }))
     };
-    SETTINGS.iter().filter_map(flag).collect()
+    config::settings().filter_map(flag).collect()
 }
 
 fn check_command() -> Command {
@@ -212,6 +239,13 @@ fn check_command() -> Command {
             "repair",
             "first make lost chunk rows and counters anew; for a gateway that is stopped",
         ))
+        .arg(
+            switch(
+                "restore",
+                "check the backup instead: restore its metadata beside the store, and read a sample of the objects",
+            )
+            .conflicts_with_all(["read-data", "repair"]),
+        )
 }
 
 fn value_name(kind: Kind) -> &'static str {

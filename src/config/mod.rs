@@ -11,12 +11,14 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 mod error;
+mod location;
 mod table;
 pub(crate) mod units;
 mod values;
 
 pub use error::{ConfigError, toml_reason};
-pub use table::{FILE_VARIABLE, Kind, SETTINGS, Setting, VARIABLE_PREFIX, markdown};
+pub use location::{BlobLocation, Place};
+pub use table::{FILE_VARIABLE, Kind, Setting, VARIABLE_PREFIX, markdown, settings};
 pub use values::Values;
 
 /// Where a value came from.
@@ -94,6 +96,14 @@ pub struct StorageConfig {
 }
 
 #[derive(Clone, Debug)]
+pub struct BackupConfig {
+    pub location: BlobLocation,
+    pub window: Duration,
+    pub log_max_bytes: u64,
+    pub checkpoint_log_bytes: u64,
+}
+
+#[derive(Clone, Debug)]
 pub struct TlsConfig {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -147,6 +157,8 @@ pub struct Config {
     /// `None`: a store that is not encrypted.
     pub encryption: Option<MasterKeySource>,
     pub storage: StorageConfig,
+    /// `None`: there is no backup.
+    pub backup: Option<BackupConfig>,
 }
 
 impl Config {
@@ -216,6 +228,7 @@ impl Config {
             limits: limits_of(values)?,
             encryption,
             storage: storage_of(values)?,
+            backup: backup_of(values)?,
         })
     }
 }
@@ -247,6 +260,18 @@ fn limits_of(values: &Values) -> Result<LimitsConfig, ConfigError> {
         body_timeout: values.duration("limits.body_timeout")?,
         drain_timeout: values.duration("limits.drain_timeout")?,
     })
+}
+
+fn backup_of(values: &Values) -> Result<Option<BackupConfig>, ConfigError> {
+    let Some(location) = values.location(&table::BACKUP)? else {
+        return Ok(None);
+    };
+    Ok(Some(BackupConfig {
+        location,
+        window: values.duration("backup.window")?,
+        log_max_bytes: values.size("backup.log_max")? as u64,
+        checkpoint_log_bytes: values.size("backup.checkpoint_log")? as u64,
+    }))
 }
 
 fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {

@@ -79,6 +79,54 @@ const fn flagged(
     }
 }
 
+/// The keys of a group of settings that tell a place for blobs.
+pub struct LocationKeys {
+    pub url: &'static str,
+    pub endpoint: &'static str,
+    pub region: &'static str,
+    pub access_key: &'static str,
+    pub secret_key: &'static str,
+}
+
+pub const BACKUP: LocationKeys = LocationKeys {
+    url: "backup.url",
+    endpoint: "backup.endpoint",
+    region: "backup.region",
+    access_key: "backup.access_key",
+    secret_key: "backup.secret_key",
+};
+
+/// The settings of such a group, `meaning` of its URL.
+const fn location(keys: &LocationKeys, meaning: &'static str) -> [Setting; 5] {
+    [
+        setting(keys.url, "", Kind::Text, meaning),
+        setting(
+            keys.endpoint,
+            "",
+            Kind::Text,
+            "URL of the S3 server, for `s3://`; AWS if not set",
+        ),
+        setting(
+            keys.region,
+            "us-east-1",
+            Kind::Text,
+            "region of the bucket, for `s3://`",
+        ),
+        setting(
+            keys.access_key,
+            "",
+            Kind::Text,
+            "access key for `s3://`, user for `webdav+http(s)://`",
+        ),
+        setting(
+            keys.secret_key,
+            "",
+            Kind::Secret,
+            "secret key for `s3://`, password for `webdav+http(s)://`",
+        ),
+    ]
+}
+
 const SHORT: Kind = Kind::Duration {
     min_ms: 100,
     max_ms: 3_600_000,
@@ -91,7 +139,45 @@ const CONNECTIONS: Kind = Kind::Count { min: 1, max: 1_000_000 };
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-pub const SETTINGS: &[Setting] = &[
+const BACKUP_PLACE: [Setting; 5] = location(
+    &BACKUP,
+    "where a backup of everything is kept up to date: `s3://BUCKET/PREFIX`, `webdav+https://HOST/PATH`, `webdav+http://HOST/PATH` or `file:///DIRECTORY`; no backup if not set",
+);
+
+const BACKUP_SETTINGS: &[Setting] = &[
+    setting(
+        "backup.window",
+        "7d",
+        LONG,
+        "how long back a restore reaches; what was deleted stays in the backup for as long",
+    ),
+    setting(
+        "backup.log_max",
+        "1GiB",
+        Kind::Size {
+            min: MIB,
+            max: 1024 * GIB,
+        },
+        "commit log that is kept for a backup that cannot be reached; with more, the backup begins anew once it can",
+    ),
+    setting(
+        "backup.checkpoint_log",
+        "1GiB",
+        Kind::Size {
+            min: MIB,
+            max: 1024 * GIB,
+        },
+        "commit log after which the backup gets all metadata once more, so that a restore has no more to replay",
+    ),
+];
+
+/// Every setting, in the order in which they are shown.
+pub fn settings() -> impl Iterator<Item = &'static Setting> {
+    let places = BACKUP_PLACE.iter();
+    SETTINGS.iter().chain(places).chain(BACKUP_SETTINGS)
+}
+
+const SETTINGS: &[Setting] = &[
     flagged(
         "data",
         "data",
@@ -300,7 +386,7 @@ pub const SETTINGS: &[Setting] = &[
 /// The table as README.md shows it.
 pub fn markdown() -> String {
     let mut out = String::from("| key in the file | variable | flag | default | meaning |\n|---|---|---|---|---|\n");
-    for setting in SETTINGS {
+    for setting in settings() {
         let flag = setting.flag.map(|flag| format!("`--{flag}`")).unwrap_or_default();
         let default = if setting.default.is_empty() {
             String::new()

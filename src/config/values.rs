@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::nearest;
-use super::{ConfigError, FILE_VARIABLE, Kind, Origin, SETTINGS, Setting, VARIABLE_PREFIX, units};
+use super::location::{BlobLocation, Part};
+use super::table::{LocationKeys, settings};
+use super::{ConfigError, FILE_VARIABLE, Kind, Origin, Setting, VARIABLE_PREFIX, units};
 
 /// Every setting of the table: its text, already checked by its kind, and where it came from.
 pub struct Values(BTreeMap<&'static str, (String, Origin)>);
@@ -19,8 +21,7 @@ impl Values {
         environment: impl Iterator<Item = (OsString, OsString)>,
         flags: BTreeMap<&'static str, String>,
     ) -> Result<Self, ConfigError> {
-        let mut values: BTreeMap<_, _> = SETTINGS
-            .iter()
+        let mut values: BTreeMap<_, _> = settings()
             .map(|setting| (setting.key, (setting.default.to_owned(), Origin::Default)))
             .collect();
         let (variables, file_variable) = read_environment(environment)?;
@@ -33,11 +34,11 @@ impl Values {
             values.insert(setting.key, (text, Origin::Variable(setting.variable())));
         }
         for (flag, text) in flags {
-            if let Some(setting) = SETTINGS.iter().find(|setting| setting.flag == Some(flag)) {
+            if let Some(setting) = settings().find(|setting| setting.flag == Some(flag)) {
                 values.insert(setting.key, (text, Origin::Flag(flag)));
             }
         }
-        for setting in SETTINGS {
+        for setting in settings() {
             if let Some((text, origin)) = values.get(setting.key) {
                 check(setting, text).map_err(|message| ConfigError::Value {
                     key: setting.key,
@@ -93,6 +94,40 @@ impl Values {
         })
     }
 
+    /// The place that a group of settings tells; `None` when its URL is not set, and then no other of them may be.
+    pub(super) fn location(&self, keys: &LocationKeys) -> Result<Option<BlobLocation>, ConfigError> {
+        let text = |key: &str| self.text(key).unwrap_or_default();
+        let refused = |key: &'static str, message: String| {
+            let origin = self.0.get(key).map_or(Origin::Default, |(_, origin)| origin.clone());
+            ConfigError::Value { key, origin, message }
+        };
+        if self.text(keys.url).is_none() {
+            let lonely = [keys.endpoint, keys.access_key, keys.secret_key]
+                .into_iter()
+                .find(|key| self.text(key).is_some());
+            return lonely.map_or(Ok(None), |key| {
+                Err(refused(key, format!("is of no use without {}", keys.url)))
+            });
+        }
+        BlobLocation::parse(
+            &text(keys.url),
+            &text(keys.endpoint),
+            &text(keys.region),
+            &text(keys.access_key),
+            &text(keys.secret_key),
+        )
+        .map(Some)
+        .map_err(|unusable| {
+            let key = match unusable.part {
+                Part::Url => keys.url,
+                Part::Endpoint => keys.endpoint,
+                Part::AccessKey => keys.access_key,
+                Part::SecretKey => keys.secret_key,
+            };
+            refused(key, unusable.message)
+        })
+    }
+
     fn typed<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
         let (text, origin) = self.0.get(key).cloned().unwrap_or((String::new(), Origin::Default));
         parse(&text).map_err(|message| ConfigError::Value { key, origin, message })
@@ -102,7 +137,7 @@ impl Values {
     pub fn to_toml(&self) -> String {
         let mut out = String::new();
         let mut table = "";
-        for setting in SETTINGS {
+        for setting in settings() {
             let (prefix, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
             if prefix != table {
                 table = prefix;
@@ -154,8 +189,8 @@ fn read_environment(
             file = Some(PathBuf::from(value));
             continue;
         }
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
-            let known = SETTINGS.iter().map(Setting::variable).chain([FILE_VARIABLE.to_owned()]);
+        let Some(setting) = settings().find(|setting| setting.variable() == name) else {
+            let known = settings().map(Setting::variable).chain([FILE_VARIABLE.to_owned()]);
             return Err(ConfigError::UnknownVariable {
                 name: name.to_owned(),
                 nearest: nearest(name, known),
@@ -183,8 +218,8 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
     entries
         .into_iter()
         .map(|(key, value)| {
-            let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
-                let known = SETTINGS.iter().map(|setting| setting.key.to_owned());
+            let Some(setting) = settings().find(|setting| setting.key == key) else {
+                let known = settings().map(|setting| setting.key.to_owned());
                 let nearest = nearest(&key, known);
                 return Err(ConfigError::UnknownKey {
                     key,

@@ -26,6 +26,7 @@ mod place;
 mod put;
 mod receive;
 mod requests;
+mod sample;
 mod scrub;
 mod settings;
 pub mod types;
@@ -50,6 +51,7 @@ pub use requests::{
     ListParts, ListRequest, ListUploads, ObjectBody, PartPage, PutRequest, UploadEntry, UploadPage, UploadPart,
     UploadPartCopy, Usage, Written,
 };
+pub use sample::Sampled;
 pub use scrub::{ScrubHandle, ScrubStatus};
 pub use settings::UnknownSetting;
 

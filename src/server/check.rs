@@ -5,9 +5,8 @@ use std::thread::available_parallelism;
 
 use prometheus::Registry;
 
-use super::lock::DirectoryLock;
 use super::stores::Stores;
-use super::{ServeError, root_key};
+use super::{ServeError, root_key, take_directory};
 use crate::admin::{CheckReport, Repaired};
 use crate::config::Config;
 use crate::object::{CheckProgress, StoreError};
@@ -37,7 +36,7 @@ pub fn check(config: &Config, request: CheckRequest, progress: &CheckProgress) -
     if !config.data.join("packs").is_dir() {
         return Err(CheckError::NoStore(config.data.display().to_string()));
     }
-    let _lock = DirectoryLock::take(&config.data).map_err(ServeError::from)?;
+    let _lock = take_directory(config)?;
     let root = root_key::load_or_make(&config.data, config.root.clone()).map_err(ServeError::from)?;
     let runtime = tokio::runtime::Runtime::new().map_err(ServeError::Threads)?;
     runtime.block_on(async {

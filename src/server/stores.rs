@@ -20,9 +20,10 @@ use super::keyring;
 use super::keys;
 use super::service::Wire;
 use crate::admin::{
-    Backend, BucketUsage, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport, ScrubReport,
-    UsageReport,
+    Backend, BackupStatus, BucketUsage, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport,
+    ScrubReport, UsageReport,
 };
+use crate::backup::{Backup, BackupHandle, BackupOptions, Lineage, Sources};
 use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
 use crate::chunk::{
@@ -54,6 +55,10 @@ pub enum StoresError {
     Chunks(#[from] crate::chunk::OpenError),
     #[error("the metadata store cannot be used: {0}")]
     Objects(#[from] crate::object::StoreError),
+    #[error("the backup cannot be opened: {0}")]
+    Backup(#[from] crate::blob::OpenError),
+    #[error(transparent)]
+    Lineage(#[from] crate::backup::LineageError),
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -112,6 +117,7 @@ struct Background {
     sweeper: SweeperHandle,
     scrub: ScrubHandle,
     space: JoinHandle<()>,
+    backup: Option<BackupHandle>,
 }
 
 pub struct Stores {
@@ -122,6 +128,7 @@ pub struct Stores {
     objects: Arc<Objects>,
     wire: S3Wire,
     space: Arc<Space>,
+    backup: Option<Arc<Backup>>,
     background: tokio::sync::Mutex<Option<Background>>,
     usage: UsageMetrics,
 }
@@ -146,6 +153,14 @@ impl Stores {
         options.keys = Keys::open(&*shared, masters.as_ref(), &clock).await?;
         let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
+        let sources = Sources {
+            tail: kv.log_tail(),
+            kv: Arc::clone(&kv),
+            chunks: Arc::clone(&chunks),
+            clock: clock.clone(),
+            ids: Arc::clone(&ids),
+        };
+        let backup = open_backup(config, sources, registry)?;
         let objects = Objects::new(shared, Arc::clone(&chunks), clock, ids);
         let secret = objects.store_secret().await?;
         let options = S3Options {
@@ -161,6 +176,7 @@ impl Stores {
             objects,
             wire,
             space,
+            backup,
             background: tokio::sync::Mutex::default(),
             usage: UsageMetrics::new(registry)?,
         }))
@@ -177,6 +193,7 @@ impl Stores {
             sweeper: self.objects.start_sweeper(config.storage.collect_interval),
             scrub: self.objects.start_scrub(config.storage.scrub_interval),
             space: tokio::spawn(watch(Arc::clone(&self.space))),
+            backup: self.backup.as_ref().map(Backup::start),
         });
     }
 
@@ -202,6 +219,11 @@ impl Stores {
         })
     }
 
+    /// The objects, for who looks at them beside the wire.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     pub fn wire(&self) -> S3Wire {
         self.wire.clone()
     }
@@ -214,12 +236,17 @@ impl Stores {
             sweeper,
             scrub,
             space,
+            backup,
         }) = self.background.lock().await.take()
         {
             space.abort();
             scrub.stop().await;
             sweeper.stop().await;
             collector.stop().await;
+            // The last of all, so that it has what the others committed.
+            if let Some(backup) = backup {
+                backup.stop().await;
+            }
         }
         self.kv.shutdown().await;
     }
@@ -257,7 +284,13 @@ impl Backend for Stores {
 
     fn degraded(&self) -> Option<String> {
         let full = || "the disk is full, no new data is taken".to_owned();
-        self.chunks.degraded().or_else(|| (!self.space.has_room()).then(full))
+        let backup = || self.backup.as_ref().and_then(|backup| backup.degraded());
+        let full = || (!self.space.has_room()).then(full);
+        self.chunks.degraded().or_else(full).or_else(backup)
+    }
+
+    fn backup(&self) -> BackupStatus {
+        self.backup.as_ref().map(|backup| backup.status()).unwrap_or_default()
     }
 
     async fn usage(&self) -> Result<UsageReport, String> {
@@ -383,8 +416,24 @@ fn masters(source: Option<&MasterKeySource>, data: &Path) -> Result<Option<Maste
     source.map(|source| keyring::load(source, data)).transpose()
 }
 
+/// The backup that is set up, which writes nothing before it is started. Blocks for a directory.
+fn open_backup(config: &Config, sources: Sources, registry: &Registry) -> Result<Option<Arc<Backup>>, StoresError> {
+    let Some(backup) = &config.backup else { return Ok(None) };
+    let lineage = Lineage::load_or_make(&config.data, &sources.ids)?;
+    let options = BackupOptions {
+        log_max_bytes: backup.log_max_bytes,
+        checkpoint_log_bytes: backup.checkpoint_log_bytes,
+        window: backup.window,
+        ..BackupOptions::default()
+    };
+    let blobs = crate::blob::open(&backup.location)?;
+    let url = backup.location.to_string();
+    Ok(Some(Backup::new(sources, blobs, url, lineage, options, registry)?))
+}
+
 pub(super) fn rocks_options(config: &Config) -> RocksOptions {
     RocksOptions {
+        hold_log: config.backup.is_some(),
         dir: config.data.clone(),
         memtable_bytes: config.storage.memtable_bytes,
         block_cache_bytes: config.storage.block_cache_bytes,

@@ -23,6 +23,7 @@ mod format;
 pub(crate) mod fuzz;
 mod mend;
 mod metrics;
+mod raw;
 mod reader;
 mod recovery;
 mod salvage;
@@ -32,8 +33,10 @@ mod shared;
 mod syncer;
 
 pub use format::ENTRY_BYTES;
+pub(super) use format::{FILE_HEADER_BYTES, Trailer};
 pub use mend::Footer;
 pub use set::{PackSet, Table};
+pub(super) use shared::path_in;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

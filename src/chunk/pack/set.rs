@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
@@ -287,6 +288,7 @@ fn tell(repair: &Recovered, metrics: &PackMetrics) {
 
 fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
     remove_file(&shared.path(id))?;
+    shared.deleted.fetch_add(1, Ordering::SeqCst);
     shared.handles.invalidate(&id);
     shared.packs.write().remove(&id);
     Ok(())

@@ -32,6 +32,8 @@ pub struct Shared {
     pub reads_before: ReadsBefore,
     /// Places for blocking reads.
     pub reads: Arc<Semaphore>,
+    /// Packs deleted since the set was opened.
+    pub deleted: AtomicU64,
     next_written_at: AtomicU64,
 }
 
@@ -52,6 +54,7 @@ impl Shared {
             pool,
             metrics,
             packs: RwLock::new(BTreeMap::new()),
+            deleted: AtomicU64::new(0),
             next_written_at: AtomicU64::new(start),
         }
     }

@@ -21,7 +21,7 @@ use crate::limits::SCAN_ROWS_MAX;
 
 /// In the default column family: the sequence up to which everything is applied, as a little-endian `u64`. Written by
 /// every batch, so that what a flush leaves says how far it goes.
-const APPLIED: &[u8] = b"applied_seq";
+pub(super) const APPLIED: &[u8] = b"applied_seq";
 /// Bytes of the version before a row's bytes.
 const VERSION_BYTES: usize = 8;
 /// How long a commit waits for room on a full disk.
@@ -29,7 +29,7 @@ const ROOM_TRIES_MAX: u32 = 240;
 const ROOM_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Database {
-    db: DB,
+    pub(super) db: DB,
     /// Kept, since making them costs an allocation each.
     from_memory: ReadOptions,
     from_disk: ReadOptions,

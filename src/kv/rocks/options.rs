@@ -35,6 +35,8 @@ pub struct RocksOptions {
     /// Reads that may wait for the disk at the same time.
     pub read_threads: usize,
     pub open_files_max: i32,
+    /// Keep the commit log until [`LogTail`](crate::kv::log::LogTail) is told what of it is not needed.
+    pub hold_log: bool,
     /// Makes steps of the commit log fail, for tests.
     pub log_fault: Option<Arc<dyn LogFault>>,
 }
@@ -51,6 +53,7 @@ impl Default for RocksOptions {
             log_file_bytes: 16 * MIB as u64,
             read_threads: 8,
             open_files_max: 256,
+            hold_log: false,
             log_fault: None,
         }
     }

@@ -1,0 +1,230 @@
+//! Blobs on a server: S3 or WebDAV, through OpenDAL.
+//!
+//! Every attempt of a call has a time limit; all calls but a put are tried again, with growing pauses, as long as the
+//! failure may pass. A put is not: what becomes of a failed one nobody knows, so its caller takes another name.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use opendal::services::{S3, Webdav};
+use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::store::{Blob, BlobError, Blobs, LIST_PAGE_MAX, checked, checked_folder, page};
+use crate::config::{BlobLocation, Place};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For an attempt that moves no bytes.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// An attempt gets the time on top that its bytes take at this rate.
+const BYTES_PER_SEC_MIN: u64 = 512 << 10;
+/// What is got whole is of a size that is not known: at the most a pack.
+const WHOLE_BYTES_MAX: u64 = 64 << 20;
+/// No attempt begins later than this after the first.
+const RETRY_WITHIN: Duration = Duration::from_secs(20);
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Below what servers close idle connections after.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    #[error("the HTTP client cannot be made: {0}")]
+    Client(#[from] reqwest::Error),
+    #[error("{0}")]
+    Service(#[from] opendal::Error),
+    #[error("is no server")]
+    NoServer,
+}
+
+#[derive(Debug)]
+pub struct RemoteBlobs {
+    operator: Operator,
+    /// Whether a listing can begin behind a name.
+    lists_after: bool,
+}
+
+impl RemoteBlobs {
+    pub fn open(location: &BlobLocation) -> Result<Self, RemoteError> {
+        let (operator, lists_after) = match &location.place {
+            Place::S3 { bucket, prefix } => (Operator::new(s3(location, bucket, prefix))?, true),
+            Place::Webdav { server, path } => {
+                let mut service = Webdav::default().endpoint(server).root(path);
+                if let Some((user, password)) = &location.keys {
+                    service = service.username(user).password(password);
+                }
+                (Operator::new(service)?, false)
+            }
+            Place::Directory(_) => return Err(RemoteError::NoServer),
+        };
+        // A client of its own: its connections live on the runtime that uses them.
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()?;
+        let transport = HttpTransporter::new(ReqwestTransport::new(client));
+        Ok(Self {
+            operator: operator.with_context(OperationContext::new().with_http_transport(transport)),
+            lists_after,
+        })
+    }
+}
+
+/// The server is asked to check a CRC of what it gets, since the signature does not cover the body.
+fn s3(location: &BlobLocation, bucket: &str, prefix: &str) -> S3 {
+    let service = S3::default()
+        .bucket(bucket)
+        .root(prefix)
+        .region(&location.region)
+        .checksum_algorithm("crc32c")
+        .disable_config_load()
+        .disable_ec2_metadata();
+    let service = match &location.endpoint {
+        Some(endpoint) => service.endpoint(endpoint),
+        None => service,
+    };
+    match &location.keys {
+        Some((access_key, secret_key)) => service.access_key_id(access_key).secret_access_key(secret_key),
+        None => service,
+    }
+}
+
+fn told(error: &opendal::Error) -> BlobError {
+    match error.kind() {
+        ErrorKind::NotFound => BlobError::NotFound,
+        _ if error.is_temporary() => BlobError::Unavailable(error.to_string()),
+        _ => BlobError::Refused(error.to_string()),
+    }
+}
+
+/// The time that an attempt with so many bytes gets.
+fn time_for(bytes: u64) -> Duration {
+    ATTEMPT_TIMEOUT + Duration::from_millis(bytes * 1000 / BYTES_PER_SEC_MIN)
+}
+
+async fn attempt<T>(limit: Duration, call: impl Future<Output = opendal::Result<T>>) -> Result<T, BlobError> {
+    match timeout(limit, call).await {
+        Ok(done) => done.map_err(|error| told(&error)),
+        Err(_) => Err(BlobError::Unavailable(format!(
+            "no answer within {} s",
+            limit.as_secs()
+        ))),
+    }
+}
+
+/// Attempts of a call that may be made twice.
+async fn retried<T, Call>(limit: Duration, call: impl Fn() -> Call) -> Result<T, BlobError>
+where
+    Call: Future<Output = opendal::Result<T>>,
+{
+    let began = Instant::now();
+    let mut pause = PAUSE_MIN;
+    loop {
+        match attempt(limit, call()).await {
+            Err(BlobError::Unavailable(reason)) if began.elapsed() + pause < RETRY_WITHIN => {
+                tracing::debug!(reason, "a blob store failed and is asked again");
+            }
+            done => return done,
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+#[async_trait]
+impl Blobs for RemoteBlobs {
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
+        let name = checked(name)?;
+        let limit = time_for(bytes.len() as u64);
+        let written = attempt(limit, self.operator.write(name, bytes)).await;
+        match written {
+            // The bucket or the folder: a blob that is written cannot be sought.
+            Err(BlobError::NotFound) => Err(BlobError::Refused("there is no such place".to_owned())),
+            written => written.map(drop),
+        }
+    }
+
+    async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, BlobError> {
+        let name = checked(name)?;
+        let Some(range) = range else {
+            let whole = retried(time_for(WHOLE_BYTES_MAX), || self.operator.read(name)).await?;
+            return Ok(whole.to_bytes());
+        };
+        let wanted = range.end.saturating_sub(range.start);
+        let read = || self.operator.read_with(name).range(range.clone()).into_future();
+        let bytes = match retried(time_for(wanted), read).await {
+            Err(BlobError::Refused(reason)) => return Err(self.why_refused(name, range.end, reason).await),
+            read => read?.to_bytes(),
+        };
+        if bytes.len() as u64 > wanted {
+            return Err(BlobError::Refused("the server does not know ranges".to_owned()));
+        }
+        Ok(bytes)
+    }
+
+    async fn size(&self, name: &str) -> Result<u64, BlobError> {
+        let name = checked(name)?;
+        let found = retried(ATTEMPT_TIMEOUT, || self.operator.stat(name)).await?;
+        Ok(found.content_length())
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), BlobError> {
+        let name = checked(name)?;
+        match retried(ATTEMPT_TIMEOUT, || self.operator.delete(name)).await {
+            Err(BlobError::NotFound) => Ok(()),
+            done => done,
+        }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Blob>, BlobError> {
+        let prefix = checked_folder(prefix)?;
+        let listed = || self.listed(prefix, after.filter(|_| self.lists_after));
+        let found = retried(ATTEMPT_TIMEOUT, listed).await?;
+        Ok(page(found, after))
+    }
+}
+
+impl RemoteBlobs {
+    /// Tells a blob that is too short for what was asked from other reasons.
+    async fn why_refused(&self, name: &str, end: u64, reason: String) -> BlobError {
+        match self.size(name).await {
+            Ok(bytes) if bytes < end => BlobError::Short,
+            Ok(_) => BlobError::Refused(reason),
+            Err(error) => error,
+        }
+    }
+
+    /// The first page behind `after`, or without it all there is.
+    async fn listed(&self, prefix: &str, after: Option<&str>) -> opendal::Result<Vec<Blob>> {
+        let folder = if prefix.is_empty() { "/" } else { prefix };
+        let mut asked = self.operator.lister_with(folder).recursive(true);
+        if self.lists_after {
+            asked = asked.limit(LIST_PAGE_MAX);
+        }
+        if let Some(after) = after {
+            asked = asked.start_after(after);
+        }
+        let mut lister = asked.await?;
+        let mut found = Vec::new();
+        while let Some(entry) = lister.try_next().await? {
+            let metadata = entry.metadata();
+            if !metadata.is_file() {
+                continue;
+            }
+            found.push(Blob {
+                name: entry.path().to_owned(),
+                bytes: metadata.content_length(),
+            });
+            if self.lists_after && found.len() == LIST_PAGE_MAX {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
