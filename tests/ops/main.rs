@@ -12,3 +12,4 @@ mod http2;
 mod lifecycle;
 mod support;
 mod tls;
+mod webdav;
