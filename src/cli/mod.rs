@@ -137,26 +137,13 @@ fn command() -> Command {
         .value_parser(clap::value_parser!(PathBuf))
         .help("TOML file of settings; see `cairn config`");
     let settings = setting_flags();
-    let admin_listen: Vec<Arg> = settings
-        .iter()
-        .filter(|argument| argument.get_id() == "admin-listen")
-        .cloned()
-        .collect();
-    let json = Arg::new("json")
-        .long("json")
-        .action(ArgAction::SetTrue)
-        .help("print JSON");
+    let is_admin_listen = |argument: &&Arg| argument.get_id() == "admin-listen";
+    let admin_listen = settings.iter().filter(is_admin_listen);
+    let asking: Vec<Arg> = std::iter::once(&file).chain(admin_listen).cloned().collect();
     let docs = Arg::new("docs")
         .long("docs")
         .action(ArgAction::SetTrue)
         .help("print the table of settings as Markdown instead");
-    let usage = Command::new("usage").about("Show logical, unique and stored bytes, in all and by bucket");
-    let scrub = Command::new("scrub").about("Show how the scrub stands, and what is damaged, by object");
-    let health = Command::new("health").about("Succeed if the gateway is ready for requests");
-    let gc_status = Command::new("status").about("Show how collection stands, what is left to do, and what is stuck");
-    let gc_resume = Command::new("resume").about("Let collection go on that was stopped, after `cairn check`");
-    let status = Command::new("status").about("Show what a restore would bring back, and how old that is");
-    let with_admin = |command: Command| command.arg(file.clone()).args(admin_listen.clone());
     Command::new("cairn")
         .about("An S3-compatible object gateway that keeps every byte once")
         .version(env!("CARGO_PKG_VERSION"))
@@ -175,41 +162,53 @@ fn command() -> Command {
                 .args(settings.clone())
                 .arg(docs),
         )
-        .subcommand(
-            check_command()
-                .arg(file.clone())
-                .args(settings.clone())
-                .arg(json.clone()),
-        )
+        .subcommand(check_command().arg(file.clone()).args(settings.clone()).arg(json()))
         .subcommand(key::command(
             &[std::slice::from_ref(&file), settings.as_slice()].concat(),
         ))
         .subcommand(restore::command().arg(file.clone()).args(settings.clone()))
-        .subcommand(
-            Command::new("backup")
-                .about("Ask a running gateway about its backup")
-                .subcommand_required(true)
-                .arg_required_else_help(true)
-                .subcommand(with_admin(status).arg(json.clone())),
-        )
+        .subcommand(backup_command(&asking))
         .subcommand(Command::new("version").about("Show the version"))
-        .subcommand(
-            Command::new("admin")
-                .about("Ask a running gateway")
-                .subcommand_required(true)
-                .arg_required_else_help(true)
-                .subcommand(with_admin(usage).arg(json.clone()))
-                .subcommand(with_admin(scrub).arg(json.clone()))
-                .subcommand(
-                    Command::new("gc")
-                        .about("Collection of deleted data")
-                        .subcommand_required(true)
-                        .arg_required_else_help(true)
-                        .subcommand(with_admin(gc_status).arg(json))
-                        .subcommand(with_admin(gc_resume)),
-                )
-                .subcommand(with_admin(health)),
-        )
+        .subcommand(admin_command(&asking))
+}
+
+fn json() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("print JSON")
+}
+
+/// `asking`: the arguments of every command that asks a running gateway.
+fn backup_command(asking: &[Arg]) -> Command {
+    let status = Command::new("status").about("Show what a restore would bring back, and how old that is");
+    Command::new("backup")
+        .about("Ask a running gateway about its backup")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(status.args(asking).arg(json()))
+}
+
+fn admin_command(asking: &[Arg]) -> Command {
+    let usage = Command::new("usage").about("Show logical, unique and stored bytes, in all and by bucket");
+    let scrub = Command::new("scrub").about("Show how the scrub stands, and what is damaged, by object");
+    let health = Command::new("health").about("Succeed if the gateway is ready for requests");
+    let status = Command::new("status").about("Show how collection stands, what is left to do, and what is stuck");
+    let resume = Command::new("resume").about("Let collection go on that was stopped, after `cairn check`");
+    let gc = Command::new("gc")
+        .about("Collection of deleted data")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(status.args(asking).arg(json()))
+        .subcommand(resume.args(asking));
+    Command::new("admin")
+        .about("Ask a running gateway")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(usage.args(asking).arg(json()))
+        .subcommand(scrub.args(asking).arg(json()))
+        .subcommand(gc)
+        .subcommand(health.args(asking))
 }
 
 /// The flags of the settings that have one.
