@@ -2,10 +2,9 @@
 //!
 //! No second index is made for it. A rebuild gives every chunk the record in the newest pack that has one; so it gives the
 //! same reads exactly if each chunk row's record is in the table of the row's pack, and a record of the same chunk in a newer
-//! pack has the same length. Each table is read once, in memory for one pack, and the rows of its chunks are looked up. That
-//! every row was met by its record is told by sums: for each pack the ids of the chunks whose rows point to it are added up,
-//! and those that its table met are taken off. Ids are keyed hashes, so a sum of 0 means that none is left. Only for packs
-//! where one is left the rows are read once more.
+//! pack has the same length. Each table is read once, in memory for one pack. Where its sum is that of the rows that point to
+//! the pack, all is met, and nothing else is in it. Otherwise the rows of its chunks are looked up, and those that are met are taken
+//! off the sum; only for packs where one is left the chunk rows are read once more.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,6 +17,7 @@ use crate::chunk::recount::{Difference, Recount};
 use crate::chunk::recover::pack_rows;
 use crate::chunk::scrub::Finding;
 use crate::chunk::store::ChunkStore;
+use crate::chunk::sum::Sum;
 use crate::ids::{ChunkId, PackId};
 use crate::kv::Kv;
 use crate::kv::skim::{Skim, after, skim};
@@ -38,19 +38,24 @@ const FINDINGS_MAX: usize = 1000;
 pub(super) struct Claim {
     /// How far they reach.
     pub end: u64,
-    /// The sum of the chunks' ids.
-    pub ids: u128,
+    /// The chunks with their places.
+    pub rows: Sum,
 }
 
 impl Claim {
     pub fn add(&mut self, id: &ChunkId, place: &Place) {
         self.end = self.end.max(u64::from(place.offset) + u64::from(place.stored_len));
-        self.ids = self.ids.wrapping_add(number(id));
+        self.rows.add(&(id, place));
     }
 }
 
-fn number(id: &ChunkId) -> u128 {
-    id.0.first_chunk().map_or(0, |bytes| u128::from_be_bytes(*bytes))
+/// The rows that a rebuild would make of the table of the only pack.
+fn all(entries: &[Entry]) -> Sum {
+    let mut rows = Sum::default();
+    for entry in entries {
+        rows.add(&(entry.id, index::place(&entry.location)));
+    }
+    rows
 }
 
 /// A row whose pack has no record for it, and the pack that has one, if any.
@@ -69,7 +74,7 @@ impl ChunkStore {
         recount: &mut Recount,
         progress: &CheckProgress,
     ) -> Result<(), MetaError> {
-        let mut unmet: BTreeMap<PackId, u128> = claims.iter().map(|(pack, claim)| (*pack, claim.ids)).collect();
+        let mut unmet: BTreeMap<PackId, Sum> = claims.iter().map(|(pack, claim)| (*pack, claim.rows)).collect();
         let packs = self.packs.packs();
         progress.begin(Stage::Index, packs.len() as u64);
         for info in packs {
@@ -79,9 +84,12 @@ impl ChunkStore {
                     if table.footer_damaged {
                         recount.note(Difference::Footer { pack: info.id });
                     }
-                    let met = self.meet(view, info.id, &table.entries, recount).await?;
+                    recount.records += table.entries.len() as u64;
                     let left = unmet.entry(info.id).or_default();
-                    *left = left.wrapping_sub(met);
+                    *left = match all(&table.entries) {
+                        all if all == *left => Sum::default(),
+                        _ => left.without(self.meet(view, info.id, &table.entries, recount).await?),
+                    };
                 }
                 // Collected meanwhile, or lost: its rows tell.
                 Err(pack::ReadError::NotFound(_)) => {}
@@ -94,7 +102,7 @@ impl ChunkStore {
         }
         let unmet: Vec<PackId> = unmet
             .into_iter()
-            .filter(|(_, left)| *left != 0)
+            .filter(|(_, left)| !left.is_empty())
             .map(|(pack, _)| pack)
             .collect();
         let mut lost = Vec::new();
@@ -104,22 +112,21 @@ impl ChunkStore {
         self.tell_lost(lost, recount).await
     }
 
-    /// The sum of the ids of the rows that point to one of `entries`. Notes those that fit no rebuild.
+    /// The sum of the rows that point to one of `entries`. Notes those that fit no rebuild.
     async fn meet(
         &self,
         view: &dyn Kv,
         pack: PackId,
         entries: &[Entry],
         recount: &mut Recount,
-    ) -> Result<u128, MetaError> {
-        let mut met = 0u128;
+    ) -> Result<Sum, MetaError> {
+        let mut met = Sum::default();
         for entries in entries.chunks(STEP_RECORDS) {
-            recount.records += entries.len() as u64;
             for (entry, known) in entries.iter().zip(readable(view, entries).await?) {
                 let Some(Known { row, .. }) = known else { continue };
                 let found = index::place(&entry.location);
                 let reason = if row.place.pack == pack && row.place.offset == found.offset {
-                    met = met.wrapping_add(number(&entry.id));
+                    met.add(&(entry.id, row.place));
                     (row.place != found).then(|| {
                         format!(
                             "the index says {}, and the table of the pack {}",

@@ -38,6 +38,7 @@ mod session;
 mod ship;
 mod store;
 mod stored;
+mod sum;
 mod trouble;
 mod window;
 mod writer;

@@ -12,6 +12,7 @@ use crate::chunk::progress::CheckProgress;
 use crate::chunk::recover::{live_bytes, pack_rows};
 use crate::chunk::scrub::Finding;
 use crate::chunk::store::{ChunkStore, counter};
+use crate::chunk::sum::Sum;
 use crate::chunk::trouble::Trouble;
 use crate::ids::{ChunkId, DataId, PackId, SegmentId};
 use crate::kv::skim::{Skim, after, skim};
@@ -72,9 +73,32 @@ pub struct Recount {
     pub findings_total: u64,
     claims: BTreeMap<PackId, Claim>,
     has_gaps: bool,
-    /// References to chunks that there are, and those of them that a segment's list accounts for.
-    chunk_refs: u64,
-    chunk_refs_named: u64,
+    sums: Sums,
+}
+
+/// The chunks and their references as each table has them; in a sound store two and two are equal.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    chunks: Sum,
+    chunks_referred: Sum,
+    refs: Sum,
+    refs_listed: Sum,
+    last_referred: Option<ChunkId>,
+}
+
+impl Sums {
+    fn agree(&self) -> bool {
+        self.chunks == self.chunks_referred && self.refs == self.refs_listed
+    }
+
+    /// Adds a `chunk_ref` row; they come in the order of their chunks.
+    fn add_ref(&mut self, chunk: ChunkId, segment: &SegmentId) {
+        self.refs.add(&(chunk, segment));
+        if self.last_referred != Some(chunk) {
+            self.chunks_referred.add(&chunk);
+            self.last_referred = Some(chunk);
+        }
+    }
 }
 
 impl Recount {
@@ -89,8 +113,6 @@ impl Recount {
 /// A row that another row needs: its key, or any row of a range.
 enum Need {
     Key(Bytes),
-    /// A chunk's reference, which the list of the segment accounts for.
-    ChunkRef(Bytes),
     /// The list of the segment has the chunk.
     Named {
         chunk: ChunkId,
@@ -111,9 +133,8 @@ impl ChunkStore {
     /// Reads every row of the store as of one moment and compares, while others write and collect. Memory does not grow
     /// with the store, but for some numbers per pack. Goes on behind rows that cannot be read.
     ///
-    /// That each reference to a chunk is in the list of its segment is a matter of counting: each entry of the lists has its
-    /// own reference, so if there are no more references than entries, none is left over. Only otherwise is the segment of each
-    /// looked up, which costs more than all the rest.
+    /// Chunks, their references and the segments' lists are most of the rows. Each of these tables is read once in the order of
+    /// its keys, and sums tell whether they agree. Only if they do not, or if rows cannot be read, what each row needs is looked up.
     pub async fn recount(&self) -> Result<Recount, MetaError> {
         let view = self.kv.snapshot().await?;
         self.recount_of(&*view, &CheckProgress::default()).await
@@ -131,12 +152,14 @@ impl ChunkStore {
             Table::DataRef,
             Table::Data,
         ] {
-            self.recount_table(view, (table, needs), progress, &mut recount).await?;
+            self.recount_table(view, (table, Look::First), progress, &mut recount)
+                .await?;
         }
-        // What cannot be read is told, and counts nothing.
-        if recount.chunk_refs != recount.chunk_refs_named && !recount.has_gaps {
-            let again = (Table::ChunkRef, segment_of as Needs);
-            self.recount_table(view, again, progress, &mut recount).await?;
+        if recount.has_gaps || !recount.sums.agree() {
+            for table in [Table::Chunk, Table::ChunkRef, Table::Segment] {
+                self.recount_table(view, (table, Look::Again), progress, &mut recount)
+                    .await?;
+            }
         }
         let claims = std::mem::take(&mut recount.claims);
         self.compare_files(&claims, &mut recount).await?;
@@ -148,7 +171,7 @@ impl ChunkStore {
     async fn recount_table(
         &self,
         view: &dyn Kv,
-        (table, needs): (Table, Needs),
+        (table, look): (Table, Look),
         progress: &CheckProgress,
         recount: &mut Recount,
     ) -> Result<(), MetaError> {
@@ -158,19 +181,25 @@ impl ChunkStore {
             let rows = match skim(view, from.clone()..range.end.clone(), SCAN_ROWS_MAX.min(512)).await? {
                 Skim::Rows(rows) => rows,
                 Skim::Gap(gap) => {
-                    recount.has_gaps = true;
-                    recount.note(Difference::Unreadable {
-                        from: hex::encode(&gap.keys.start),
-                        until: hex::encode(&gap.keys.end),
-                        reason: gap.reason,
-                    });
+                    if look == Look::First {
+                        recount.has_gaps = true;
+                        recount.note(Difference::Unreadable {
+                            from: hex::encode(&gap.keys.start),
+                            until: hex::encode(&gap.keys.end),
+                            reason: gap.reason,
+                        });
+                    }
                     from = gap.keys.end;
                     continue;
                 }
             };
             progress.add(rows.len() as u64);
             for row in &rows {
-                match check_row(view, (table, needs), row, recount).await {
+                let needs = match look {
+                    Look::First => needs(table, row, recount),
+                    Look::Again => Ok(needs_again(table, row, recount)),
+                };
+                match check(view, row, needs, recount).await {
                     Err(error) if error.is_damage() => recount.note(Difference::Malformed {
                         row: hex::encode(&row.key),
                         reason: error.to_string(),
@@ -253,20 +282,15 @@ impl ChunkStore {
 }
 
 /// Notes what `row` needs and is not there.
-async fn check_row(
+async fn check(
     view: &dyn Kv,
-    (table, needs): (Table, Needs),
     row: &Row,
+    needs: Result<Vec<Need>, MetaError>,
     recount: &mut Recount,
 ) -> Result<(), MetaError> {
-    for need in needs(table, row, recount)? {
+    for need in needs? {
         let (there, needed) = match need {
             Need::Key(key) => (view.get(&key).await?.is_some(), key),
-            Need::ChunkRef(key) => {
-                let there = view.get(&key).await?.is_some();
-                recount.chunk_refs_named += u64::from(there);
-                (there, key)
-            }
             Need::Named { chunk, segment } => {
                 let key = key::segment(&segment);
                 let list = view.get(&key).await?.map(|value| SegmentRow::decode(value.bytes));
@@ -323,80 +347,106 @@ async fn expected(kv: &dyn Kv, tally: &Tally) -> Result<Vec<(String, Bytes, i64)
     Ok(expected)
 }
 
-type Needs = fn(Table, &Row, &mut Recount) -> Result<Vec<Need>, MetaError>;
-
-/// The segment that a `chunk_ref` row is of.
-fn segment_of(_table: Table, row: &Row, _recount: &mut Recount) -> Result<Vec<Need>, MetaError> {
-    let id = |at: usize| row.key.get(at..at + 32).and_then(|id| id.try_into().ok());
-    let (chunk, segment) = (id(1).unwrap_or([0; 32]), id(33).unwrap_or([0; 32]));
-    Ok(vec![Need::Named {
-        chunk: ChunkId(chunk),
-        segment: SegmentId(segment),
-    }])
+/// Which of the two looks at a table it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    First,
+    /// Of the tables whose sums do not agree, or that have gaps: tells which rows it is.
+    Again,
 }
 
-/// What `row` of `table` needs.
+/// The bytes of a row's key from `at` on.
+fn id<const WIDTH: usize>(row: &Row, at: usize) -> [u8; WIDTH] {
+    let bytes = row.key.get(at..at + WIDTH).and_then(|bytes| bytes.try_into().ok());
+    bytes.unwrap_or([0; WIDTH])
+}
+
+/// What `row` of `table` needs, but for what sums tell.
 fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, MetaError> {
-    let id = |at: usize, width: usize| row.key.get(at..at + width).unwrap_or_default();
-    let hash = |at| id(at, 32).try_into().unwrap_or([0; 32]);
-    let short = |at| DataId(id(at, 16).try_into().unwrap_or([0; 16]));
     let value = row.value.bytes.clone();
+    let data = |at| DataId(id(row, at));
     Ok(match table {
         Table::Chunk => {
+            let name = ChunkId(id(row, 1));
+            recount.sums.chunks.add(&name);
             let chunk = ChunkRow::decode(value)?;
             recount.chunks += 1;
             recount.tally.add(&chunk);
-            let claim = recount.claims.entry(chunk.place.pack).or_default();
-            claim.add(&ChunkId(hash(1)), &chunk.place);
-            vec![
-                Need::Any(key::chunk_refs(&ChunkId(hash(1)))),
-                Need::Key(key::pack(chunk.place.pack)),
-            ]
+            let pack = chunk.place.pack;
+            let is_first = !recount.claims.contains_key(&pack);
+            recount.claims.entry(pack).or_default().add(&name, &chunk.place);
+            is_first.then(|| Need::Key(key::pack(pack))).into_iter().collect()
         }
         Table::ChunkRef => {
-            recount.chunk_refs += 1;
-            vec![Need::Key(key::chunk(&ChunkId(hash(1))))]
+            recount.sums.add_ref(ChunkId(id(row, 1)), &SegmentId(id(row, 33)));
+            vec![]
         }
         Table::Segment => {
             recount.segments += 1;
-            let name = SegmentId(hash(1));
-            let chunks = SegmentRow::decode(value)?.distinct_chunks();
-            let refs = chunks.iter().map(|chunk| Need::ChunkRef(key::chunk_ref(chunk, &name)));
-            refs.chain([Need::Any(key::segment_refs(&name))]).collect()
+            let name = SegmentId(id(row, 1));
+            for chunk in SegmentRow::decode(value)?.distinct_chunks() {
+                recount.sums.refs_listed.add(&(chunk, name));
+            }
+            vec![Need::Any(key::segment_refs(&name))]
         }
         Table::SegmentRef => {
             // A row that is being unwound keeps its key, so the row of the entry is the next one.
-            let (data, end) = (short(33), id(49, 8).try_into().map_or(0, u64::from_be_bytes));
+            let (data, end) = (data(33), u64::from_be_bytes(id(row, 49)));
             let tree = key::tree(data, end)..key::trees(data).end;
-            vec![Need::Key(key::segment(&SegmentId(hash(1)))), Need::Any(tree)]
+            vec![Need::Key(key::segment(&SegmentId(id(row, 1)))), Need::Any(tree)]
         }
-        Table::Tree => {
-            let (data, tree) = (short(1), TreeRow::decode(value)?);
-            let mut at = tree.start;
-            let refs = tree.entries.iter().map(|entry| {
-                at += entry.length;
-                match entry.target {
-                    Target::Segment(segment) => Need::Key(key::segment_ref(&segment, data, at)),
-                    Target::Data(child) => Need::Child { child, data },
-                }
-            });
-            refs.chain([Need::Key(key::data(data))]).collect()
-        }
-        Table::DataRef => vec![Need::Key(key::data(short(1))), Need::Key(key::data(short(17)))],
+        Table::Tree => tree_needs(data(1), &TreeRow::decode(value)?),
+        Table::DataRef => vec![Need::Key(key::data(data(1))), Need::Key(key::data(data(17)))],
         Table::Data => {
-            let data = DataRow::decode(value)?;
             recount.data += 1;
-            let id = short(1);
-            let mut needs = match data.state {
-                DataState::Live => vec![],
-                DataState::Released => vec![Need::Held(id)],
-                DataState::Building | DataState::Unwinding => vec![Need::Key(key::garbage(id))],
-            };
-            if data.is_whole() && data.size > 0 {
-                needs.push(Need::Key(key::tree(id, data.size)));
-            }
-            needs
+            data_needs(data(1), &DataRow::decode(value)?)
         }
         _ => vec![],
     })
+}
+
+fn tree_needs(data: DataId, tree: &TreeRow) -> Vec<Need> {
+    let mut at = tree.start;
+    let refs = tree.entries.iter().map(|entry| {
+        at += entry.length;
+        match entry.target {
+            Target::Segment(segment) => Need::Key(key::segment_ref(&segment, data, at)),
+            Target::Data(child) => Need::Child { child, data },
+        }
+    });
+    refs.chain([Need::Key(key::data(data))]).collect()
+}
+
+fn data_needs(id: DataId, data: &DataRow) -> Vec<Need> {
+    let mut needs = match data.state {
+        DataState::Live => vec![],
+        DataState::Released => vec![Need::Held(id)],
+        DataState::Building | DataState::Unwinding => vec![Need::Key(key::garbage(id))],
+    };
+    if data.is_whole() && data.size > 0 {
+        needs.push(Need::Key(key::tree(id, data.size)));
+    }
+    needs
+}
+
+/// What `row` needs of what the sums are of. What cannot be decoded was told at the first look.
+fn needs_again(table: Table, row: &Row, recount: &Recount) -> Vec<Need> {
+    match table {
+        Table::Chunk => vec![Need::Any(key::chunk_refs(&ChunkId(id(row, 1))))],
+        Table::ChunkRef => {
+            let (chunk, segment) = (ChunkId(id(row, 1)), SegmentId(id(row, 33)));
+            let mut needs = vec![Need::Key(key::chunk(&chunk))];
+            if !recount.has_gaps {
+                needs.push(Need::Named { chunk, segment });
+            }
+            needs
+        }
+        Table::Segment => {
+            let name = SegmentId(id(row, 1));
+            let listed = SegmentRow::decode(row.value.bytes.clone()).map(|segment| segment.distinct_chunks());
+            let refs = listed.into_iter().flatten();
+            refs.map(|chunk| Need::Key(key::chunk_ref(&chunk, &name))).collect()
+        }
+        _ => vec![],
+    }
 }

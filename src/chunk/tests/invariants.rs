@@ -7,7 +7,7 @@ use super::harness::{Fixture, build, content, publish, read};
 use crate::chunk::index::{after, page};
 use crate::chunk::pack::{Extent, PackState as FileState, Wanted};
 use crate::chunk::recover::pack_rows;
-use crate::chunk::{Piece, WriteOptions, index};
+use crate::chunk::{Difference, Piece, WriteOptions, index};
 use crate::ids::{ChunkId, SegmentId};
 use crate::kv::rocks::{RocksKv, RocksOptions};
 use crate::kv::{Kv, Mutation};
@@ -169,6 +169,27 @@ async fn i5_a_reference_that_no_list_accounts_for_is_noticed() {
         mutation.put(key::chunk_ref(&chunk, &segment), Bytes::new());
         fixture.kv.commit(mutation).await.unwrap();
         assert_eq!(fixture.store.recount().await.unwrap().differences_total, differences);
+    }
+}
+
+/// The sums of two tables differ in whichever of them a row is missing, and the rows that need it are told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_any_row_that_is_missing_is_told_with_those_that_need_it() {
+    for table in [Table::Chunk, Table::ChunkRef, Table::Segment] {
+        let fixture = Fixture::new().await;
+        populate(&fixture).await;
+        let gone = page(&*fixture.kv, key::table(table), 100).await.unwrap().remove(3);
+        let mut mutation = Mutation::new();
+        mutation.delete(gone.key.clone());
+        fixture.kv.commit(mutation).await.unwrap();
+        let recount = fixture.store.recount().await.unwrap();
+        let gone = hex::encode(&gone.key);
+        let told = |found: &Difference| matches!(found, Difference::Absent { needs, .. } if *needs == gone);
+        assert!(
+            recount.differences.iter().any(told),
+            "{gone}: {:?}",
+            recount.differences
+        );
     }
 }
 
