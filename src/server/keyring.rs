@@ -139,9 +139,22 @@ pub fn create(path: &Path) -> Result<(), KeyringError> {
     write().map_err(KeyringError::io(path))
 }
 
+/// The keys to rotate a store with that is encrypted with master key `in_use`. If that is the first one, a key file gets a new
+/// one before it.
+pub fn for_rotation(source: &MasterKeySource, data: &Path, in_use: &str) -> Result<MasterKeys, KeyringError> {
+    let masters = load(source, data)?;
+    match source {
+        MasterKeySource::File(path) if masters.first().to_string() == in_use => {
+            add(path)?;
+            load(source, data)
+        }
+        _ => Ok(masters),
+    }
+}
+
 /// Puts a new key before those of the file, which keeps its owner and its mode. A crash leaves the one or the other file,
 /// and whatever opened the store before is in both. What could not be loaded afterwards is not written.
-pub fn add(path: &Path) -> Result<(), KeyringError> {
+fn add(path: &Path) -> Result<(), KeyringError> {
     let key = generate()?;
     let failed = KeyringError::io(path);
     let path = path.canonicalize().map_err(&failed)?;
@@ -289,6 +302,32 @@ mod tests {
         assert_eq!((all.len(), &all[56..]), (57, &first[..]));
         assert_eq!(parse(&all.join(",")).unwrap().ids().count(), 57);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_key_is_added_where_the_first_one_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, data) = (dir.path().join("keys"), dir.path().join("data"));
+        std::fs::write(&path, FIRST).unwrap();
+        let source = MasterKeySource::File(path.clone());
+        let rotated = |in_use: &str| -> Vec<String> {
+            let masters = for_rotation(&source, &data, in_use).unwrap();
+            masters.ids().map(|id| id.to_string()).collect()
+        };
+        let (first, second) = (ids(FIRST)[0].clone(), ids(SECOND)[0].clone());
+        assert_eq!(rotated(&second), [&*first]);
+        let added = rotated(&first);
+        assert!(added.len() == 2 && added[1] == first);
+        // One that was broken off goes on with the key that it added.
+        assert_eq!(rotated(&first), added);
+        assert_eq!(keys(&path).len(), 2);
+        let text = MasterKeySource::Text(Zeroizing::new(SECOND.to_owned()));
+        let given = for_rotation(&text, &data, &second).unwrap();
+        assert_eq!(
+            given.ids().count(),
+            1,
+            "who gives keys by a variable puts the new one there"
+        );
     }
 
     #[test]
