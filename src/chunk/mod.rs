@@ -52,7 +52,7 @@ pub use domain::DomainKey;
 pub use error::{CollectError, ComposeError, MetaError, OpenError, ReadError, WriteError};
 pub use garbage::UnwindReport;
 pub use gc::{Debt, GcStatus, LastRun, RunProgress, StuckPack};
-pub use keys::{KeyError, Keys, MasterKeyId, MasterKeys, Rotation, master_in_use, rotate};
+pub use keys::{ClearStore, KeyError, Keys, MasterKeyId, MasterKeys, Rotation, master_in_use, rotate};
 pub use owners::Owners;
 pub use pack::AppendError;
 pub use progress::{CheckProgress, Progress, Stage};

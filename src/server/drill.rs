@@ -12,6 +12,7 @@ use super::ServeError;
 use super::restore::{CommandError, RestoreRequest};
 use super::stores::{Stores, rocks_options};
 use crate::backup::{Pieces, Source, needed, told};
+use crate::chunk::ClearStore;
 use crate::config::{Config, RootKeys};
 use crate::kv::rocks::RocksKv;
 use crate::object::StoreError;
@@ -176,7 +177,7 @@ async fn open(config: &Config) -> Result<Arc<Stores>, DrillError> {
         access_key: "DRILL".to_owned(),
         secret_key: "not used by anybody".to_owned(),
     });
-    let opened = Stores::open(config, &root, &Registry::new()).await;
+    let opened = Stores::open(config, &root, ClearStore::Leave, &Registry::new()).await;
     Ok(opened.map_err(ServeError::from)?)
 }
 

@@ -27,7 +27,7 @@ use crate::backup::{Backup, BackupHandle, BackupOptions, Lineage, Sources};
 use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
 use crate::chunk::{
-    self, ChunkStore, ChunkStoreOptions, CollectError, CollectorHandle, Keys, MasterKeys, RebuildReport,
+    self, ChunkStore, ChunkStoreOptions, ClearStore, CollectError, CollectorHandle, Keys, MasterKeys, RebuildReport,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::config::{CompressionChoice, Config, MasterKeySource, RootKeys};
@@ -134,8 +134,14 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Opens everything in the data directory, whose lock the caller holds.
-    pub async fn open(config: &Config, root: &RootKeys, registry: &Registry) -> Result<Arc<Self>, StoresError> {
+    /// Opens everything in the data directory, whose lock the caller holds. `clear`: what becomes of a store that is not
+    /// encrypted, if a key is given.
+    pub async fn open(
+        config: &Config,
+        root: &RootKeys,
+        clear: ClearStore,
+        registry: &Registry,
+    ) -> Result<Arc<Self>, StoresError> {
         let root = AccessKey {
             access: root.access_key.clone(),
             secret: Secret::new(root.secret_key.as_str()),
@@ -150,7 +156,7 @@ impl Stores {
         let kv = Arc::new(RocksKv::open(rocks_options(config), registry).await?);
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
         let mut options = chunk_options(config);
-        options.keys = Keys::open(&*shared, masters.as_ref(), &clock).await?;
+        options.keys = Keys::open(&*shared, masters.as_ref(), clear, &clock).await?;
         let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
         let sources = Sources {

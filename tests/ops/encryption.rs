@@ -331,6 +331,34 @@ fn a_rotation_that_is_killed_leaves_a_store_that_opens() {
     check_objects(&gateway);
 }
 
+/// A key in the environment of who looks at a store makes no encrypted one of it.
+#[test]
+fn a_check_with_a_key_leaves_a_store_as_it_is() {
+    let place = Place::new();
+    let keys = place.keys("keys");
+    generate(&keys);
+    let gateway = place.start(None);
+    fill(&gateway);
+    stop(gateway);
+    let with_keys = place.command(Some(&keys));
+    for arguments in [&["check"][..], &["check", "--read-data"], &["check", "--repair"]] {
+        let output = Command::new(with_keys.get_program())
+            .args(arguments)
+            .envs(with_keys.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    let gateway = place.start(None);
+    check_objects(&gateway);
+    let (_, listed) = key(&gateway, &keys, "list");
+    assert!(listed.contains("the store is not encrypted"), "{listed}");
+    stop(gateway);
+    // Who serves with it means it.
+    stop(place.start(Some(&keys)));
+    assert!(place.refusal(None).contains("no key was given"));
+}
+
 /// A process that holds keys leaves no core, whatever the limit is.
 #[test]
 fn a_process_with_keys_dumps_no_core() {
