@@ -29,8 +29,9 @@ mod scrub;
 mod usage;
 
 pub use crate::backup::BackupStatus;
+pub use crate::chunk::GcStatus;
 pub use check::{CheckLine, CheckReport, Repaired};
-pub use gc::{GcDebt, GcLast, GcPack, GcReport, GcResumed, GcRun, GcState, GcStop, GcStuck};
+pub use gc::GcResumed;
 pub use keys::{KeysReport, RotationReport};
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
@@ -79,7 +80,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn rotate_key(&self) -> Result<RotationReport, String>;
 
     /// How collection stands.
-    async fn gc(&self) -> Result<GcReport, String>;
+    async fn gc(&self) -> Result<GcStatus, String>;
 
     /// Lets collection go on that was stopped.
     async fn resume_gc(&self) -> Result<GcResumed, String>;

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::{
-    Admin, Backend, BackupStatus, CheckLine, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport,
+    Admin, Backend, BackupStatus, CheckLine, CheckReport, GcResumed, GcStatus, KeysReport, Recount, RotationReport,
     ScrubReport, UsageReport,
 };
 use crate::object::{CheckProgress, Progress, Stage};
@@ -67,7 +67,7 @@ impl Backend for Slow {
         BackupStatus::default()
     }
 
-    async fn gc(&self) -> Result<GcReport, String> {
+    async fn gc(&self) -> Result<GcStatus, String> {
         Err("not asked for".to_owned())
     }
 

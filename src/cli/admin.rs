@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::admin::{
-    BackupStatus, CheckLine, CheckReport, GcReport, GcResumed, KeysReport, RotationReport, ScrubReport, UsageReport,
+    BackupStatus, CheckLine, CheckReport, GcResumed, GcStatus, KeysReport, RotationReport, ScrubReport, UsageReport,
 };
 use crate::object::CheckProgress;
 
@@ -48,7 +48,7 @@ pub fn backup(address: SocketAddr, as_json: bool) -> Result<String, AdminError> 
 }
 
 pub fn gc_status(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
-    report::<GcReport>(address, "/v1/gc", as_json)
+    report::<GcStatus>(address, "/v1/gc", as_json)
 }
 
 pub fn gc_resume(address: SocketAddr) -> Result<String, AdminError> {

@@ -15,7 +15,6 @@ mod body;
 mod check;
 mod drill;
 mod front;
-mod gc;
 mod io_watch;
 pub(crate) mod keyring;
 mod keys;

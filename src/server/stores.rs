@@ -10,17 +10,14 @@ use futures::TryStreamExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prometheus::{Gauge, IntGauge, Registry};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinHandle;
 
 use super::body::{BoxError, RequestBody};
-use super::gc;
 use super::keyring;
 use super::keys;
 use super::service::Wire;
 use crate::admin::{
-    Backend, BackupStatus, BucketUsage, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport,
+    Backend, BackupStatus, BucketUsage, CheckReport, GcResumed, GcStatus, KeysReport, Recount, RotationReport,
     ScrubReport, UsageReport,
 };
 use crate::backup::{Backup, BackupHandle, BackupOptions, Lineage, Sources};
@@ -29,7 +26,7 @@ use crate::chunk::codec::Compression;
 use crate::chunk::{
     self, ChunkStore, ChunkStoreOptions, ClearStore, CollectError, CollectorHandle, Keys, MasterKeys, RebuildReport,
 };
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config::{CompressionChoice, Config, MasterKeySource, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::IdSource;
@@ -326,8 +323,8 @@ impl Backend for Stores {
         let status = self.objects.scrub_status().await.map_err(|error| error.to_string())?;
         Ok(ScrubReport {
             running: status.row.running,
-            began: told(status.row.began),
-            finished: told(status.row.finished),
+            began: status.row.began,
+            finished: status.row.finished,
             records: status.row.records,
             bytes: status.row.bytes,
             bodies: status.row.bodies,
@@ -339,9 +336,8 @@ impl Backend for Stores {
         })
     }
 
-    async fn gc(&self) -> Result<GcReport, String> {
-        let status = self.chunks.gc_status().await.map_err(|error| error.to_string())?;
-        Ok(gc::report(status))
+    async fn gc(&self) -> Result<GcStatus, String> {
+        self.chunks.gc_status().await.map_err(|error| error.to_string())
     }
 
     async fn resume_gc(&self) -> Result<GcResumed, String> {
@@ -396,14 +392,6 @@ async fn look(space: &Arc<Space>) {
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || space.look()).await {
         tracing::warn!(%error, "the room on the disk cannot be told");
     }
-}
-
-/// `None`: it never was.
-pub(super) fn told(time: Timestamp) -> Option<String> {
-    let seconds = i64::try_from(time.unix_ms() / 1000)
-        .ok()
-        .filter(|seconds| *seconds > 0)?;
-    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
 }
 
 impl Wire for S3Wire {
