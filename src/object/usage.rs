@@ -46,18 +46,6 @@ impl Objects {
         Ok(counted.get(&bucket.id).copied().unwrap_or_default())
     }
 
-    /// What the counters, the references and the index say other than the rows and the packs, one sentence each; empty: all
-    /// fits. As of one moment: nobody is held off.
-    pub async fn differences(&self) -> Result<Vec<String>, StoreError> {
-        let mut report = CheckReport::default();
-        self.compare(&mut report, &CheckProgress::default()).await?;
-        let damage = report
-            .damage
-            .iter()
-            .map(|damage| damage.to_string().trim_end().to_owned());
-        Ok(report.differences.iter().cloned().chain(damage).collect())
-    }
-
     /// Holds the counters of all buckets against the rows that they count. Of what cannot be read the check of the objects
     /// tells.
     pub(super) async fn compare_usage(

@@ -17,8 +17,8 @@ use super::keyring;
 use super::keys;
 use super::service::Wire;
 use crate::admin::{
-    Backend, BackupStatus, BucketUsage, CheckReport, GcResumed, GcStatus, KeysReport, Recount, RotationReport,
-    ScrubReport, UsageReport,
+    Backend, BackupStatus, BucketUsage, CheckReport, GcResumed, GcStatus, KeysReport, RotationReport, ScrubReport,
+    UsageReport,
 };
 use crate::backup::{Backup, BackupHandle, BackupOptions, Lineage, Sources};
 use crate::blob::space::Space;
@@ -306,11 +306,6 @@ impl Backend for Stores {
             pack_bytes: usage.pack_bytes,
             buckets,
         })
-    }
-
-    async fn recount(&self) -> Result<Recount, String> {
-        let differences = self.objects.differences().await.map_err(|error| error.to_string())?;
-        Ok(Recount { differences })
     }
 
     async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String> {
