@@ -5,94 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::usage::human;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GcState {
-    #[default]
-    Idle,
-    Running,
-    /// By the brake, until an administrator resumes.
-    Stopped,
-    /// Another gateway collects.
-    Elsewhere,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GcReport {
-    pub state: GcState,
-    pub epoch: u64,
-    /// Why it is stopped, and since when (RFC 3339).
-    pub stopped: Option<GcStop>,
-    pub debt: GcDebt,
-    /// The run under way.
-    pub run: Option<GcRun>,
-    /// The last run of this process that did something or failed.
-    pub last: Option<GcLast>,
-    /// Packs that cannot be emptied.
-    pub stuck: Vec<GcStuck>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GcStop {
-    pub since: Option<String>,
-    pub why: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GcDebt {
-    /// Bytes of the packs in use, and those of them that nothing needs.
-    pub pack_bytes: u64,
-    pub dead_bytes: u64,
-    /// Packs with enough dead bytes to be emptied, worst first.
-    pub packs_above_mark: Vec<GcPack>,
-    /// Deleted payloads whose references are still to be taken back.
-    pub garbage: u64,
-    /// Payloads that are being uploaded.
-    pub building: u64,
-    /// Payloads of uploads that ended without a word, or of a process that is gone.
-    pub abandoned: u64,
-    /// There are more payloads than were counted.
-    pub more: bool,
-    /// Packs that nothing needs and that the restore window keeps.
-    pub condemned: u64,
-    pub condemned_bytes: u64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Eq)]
-pub struct GcPack {
-    pub pack: String,
-    pub bytes: u64,
-    pub dead_bytes: u64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GcRun {
-    pub began: Option<String>,
-    /// Packs that it is done with, of those chosen so far.
-    pub pack: u64,
-    pub packs: u64,
-    pub bytes_moved: u64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GcLast {
-    pub began: Option<String>,
-    pub ended: Option<String>,
-    /// Payloads whose references were taken back.
-    pub unwound: u64,
-    pub packs_deleted: u64,
-    pub bytes_deleted: u64,
-    pub bytes_moved: u64,
-    pub error: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GcStuck {
-    pub pack: String,
-    pub live_bytes: i64,
-    pub why: String,
-}
+use crate::chunk::{DeadPack, Debt, GcState, GcStatus, Stop, StuckPack};
+use crate::clock::Timestamp;
 
 /// Whether collection had been stopped, and goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,7 +17,7 @@ pub struct GcResumed {
 /// Packs above the mark that are named to people.
 const NAMED_MAX: usize = 10;
 
-impl fmt::Display for GcReport {
+impl fmt::Display for GcStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             GcState::Idle => "idle",
@@ -112,8 +26,8 @@ impl fmt::Display for GcReport {
             GcState::Elsewhere => "another gateway collects",
         };
         writeln!(f, "state      {state}, epoch {}", self.epoch)?;
-        if let Some(GcStop { since, why }) = &self.stopped {
-            writeln!(f, "since      {}", or_never(since))?;
+        if let Some(Stop { since, why }) = &self.stopped {
+            writeln!(f, "since      {}", or_never(*since))?;
             writeln!(f, "why        {why}")?;
             writeln!(f, "           run cairn check, then cairn admin gc resume")?;
         }
@@ -123,7 +37,7 @@ impl fmt::Display for GcReport {
         }
         writeln!(f, "{}", self.debt)?;
         if let Some(last) = &self.last {
-            writeln!(f, "last run   {} to {}", or_never(&last.began), or_never(&last.ended))?;
+            writeln!(f, "last run   {} to {}", or_never(last.began), or_never(last.ended))?;
             let (deleted, moved) = (human(last.bytes_deleted), human(last.bytes_moved));
             let (unwound, packs) = (last.unwound, last.packs_deleted);
             writeln!(
@@ -134,14 +48,14 @@ impl fmt::Display for GcReport {
                 writeln!(f, "           failed: {error}")?;
             }
         }
-        for GcStuck { pack, live_bytes, why } in &self.stuck {
+        for StuckPack { pack, live_bytes, why } in &self.stuck {
             writeln!(f, "stuck      {pack}, {live_bytes} live bytes: {why}")?;
         }
         Ok(())
     }
 }
 
-impl fmt::Display for GcDebt {
+impl fmt::Display for Debt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (dead, all) = (human(self.dead_bytes), human(self.pack_bytes));
         writeln!(f, "dead       {dead} of {all}")?;
@@ -161,7 +75,7 @@ impl fmt::Display for GcDebt {
             )?;
         }
         write!(f, "to empty   {} packs", self.packs_above_mark.len())?;
-        for GcPack {
+        for DeadPack {
             pack,
             bytes,
             dead_bytes,
@@ -178,8 +92,8 @@ impl fmt::Display for GcDebt {
     }
 }
 
-fn or_never(time: &Option<String>) -> &str {
-    time.as_deref().unwrap_or("never")
+pub(super) fn or_never(time: Timestamp) -> String {
+    time.rfc3339().unwrap_or_else(|| "never".to_owned())
 }
 
 impl fmt::Display for GcResumed {
@@ -195,50 +109,102 @@ impl fmt::Display for GcResumed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::{LastRun, RunProgress};
+    use crate::ids::PackId;
+
+    fn report() -> GcStatus {
+        let (time, pack) = (Timestamp::from_unix_ms(1_700_000_000_999), PackId([1; 16]));
+        GcStatus {
+            state: GcState::Stopped,
+            epoch: 7,
+            stopped: Some(Stop {
+                since: time,
+                why: "pack x is odd".into(),
+            }),
+            debt: Debt {
+                pack_bytes: 3 << 20,
+                dead_bytes: 1 << 20,
+                packs_above_mark: vec![DeadPack {
+                    pack,
+                    bytes: 2 << 20,
+                    dead_bytes: 1 << 20,
+                }],
+                garbage: 1,
+                building: 2,
+                abandoned: 3,
+                more: true,
+                condemned: 2,
+                condemned_bytes: 4,
+            },
+            run: Some(RunProgress {
+                began: time,
+                pack: 1,
+                packs: 5,
+                bytes_moved: 6,
+            }),
+            last: Some(LastRun {
+                ended: time,
+                unwound: 1,
+                packs_deleted: 2,
+                bytes_deleted: 3,
+                bytes_moved: 4,
+                error: Some("a disk".into()),
+                ..LastRun::default()
+            }),
+            stuck: vec![StuckPack {
+                pack,
+                live_bytes: -9,
+                why: "it is stuck".into(),
+            }],
+        }
+    }
 
     #[test]
     fn what_holds_collection_up_is_told() {
-        let report = GcReport {
-            state: GcState::Stopped,
-            epoch: 7,
-            stopped: Some(GcStop {
-                since: None,
-                why: "pack x is odd".into(),
-            }),
-            debt: GcDebt {
-                dead_bytes: 1 << 20,
-                condemned: 2,
-                more: true,
-                ..GcDebt::default()
-            },
-            last: Some(GcLast {
-                error: Some("a disk".into()),
-                ..GcLast::default()
-            }),
-            stuck: vec![GcStuck {
-                pack: "p".into(),
-                live_bytes: 9,
-                why: "it is stuck".into(),
-            }],
-            ..GcReport::default()
-        };
-        let text = report.to_string();
+        let text = report().to_string();
         for part in [
             "STOPPED, epoch 7",
-            "why        pack x is odd",
+            "since      2023-11-14T22:13:20Z\nwhy        pack x is odd",
             "gc resume",
-            "1.0 MiB of 0 B",
+            "run        pack 1 of 5, 6 B moved",
+            "1.0 MiB of 3.0 MiB",
             "and more",
-            "2 packs of 0 B",
+            "2 packs of 4 B",
+            "01010101, 1.0 MiB of 2.0 MiB dead",
+            "last run   never to 2023-11-14T22:13:20Z",
             "failed: a disk",
-            "9 live bytes: it is stuck",
+            "-9 live bytes: it is stuck",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    /// What programs read of `/v1/gc`.
+    #[test]
+    fn the_wire_format_is_frozen() {
+        let json = serde_json::to_string(&report()).unwrap();
+        let (time, pack) = ("\"2023-11-14T22:13:20Z\"", format!("\"{}\"", "01".repeat(16)));
+        let expected = [
+            format!("{{\"state\":\"stopped\",\"epoch\":7,\"stopped\":{{\"since\":{time},\"why\":\"pack x is odd\"}},"),
+            "\"debt\":{\"pack_bytes\":3145728,\"dead_bytes\":1048576,".to_owned(),
+            format!("\"packs_above_mark\":[{{\"pack\":{pack},\"bytes\":2097152,\"dead_bytes\":1048576}}],"),
+            "\"garbage\":1,\"building\":2,\"abandoned\":3,\"more\":true,\"condemned\":2,\"condemned_bytes\":4},"
+                .to_owned(),
+            format!("\"run\":{{\"began\":{time},\"pack\":1,\"packs\":5,\"bytes_moved\":6}},"),
+            format!(
+                "\"last\":{{\"began\":null,\"ended\":{time},\"unwound\":1,\"packs_deleted\":2,\"bytes_deleted\":3,"
+            ),
+            "\"bytes_moved\":4,\"error\":\"a disk\"},".to_owned(),
+            format!("\"stuck\":[{{\"pack\":{pack},\"live_bytes\":-9,\"why\":\"it is stuck\"}}]}}"),
+        ];
+        assert_eq!(json, expected.concat());
+        let read: GcStatus = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        let empty = serde_json::to_string(&GcStatus::default()).unwrap();
         assert!(
-            serde_json::to_string(&report)
-                .unwrap()
-                .contains("\"state\":\"stopped\"")
+            empty.starts_with("{\"state\":\"idle\",\"epoch\":0,\"stopped\":null,")
+                && empty.ends_with("\"run\":null,\"last\":null,\"stuck\":[]}"),
+            "{empty}"
         );
     }
 }

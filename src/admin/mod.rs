@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use http::header::{ALLOW, CONTENT_TYPE, ORIGIN};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -29,11 +29,12 @@ mod scrub;
 mod usage;
 
 pub use crate::backup::BackupStatus;
+pub use crate::chunk::GcStatus;
 pub use check::{CheckLine, CheckReport, Repaired};
-pub use gc::{GcDebt, GcLast, GcPack, GcReport, GcResumed, GcRun, GcState, GcStop, GcStuck};
+pub use gc::GcResumed;
 pub use keys::{KeysReport, RotationReport};
 pub use scrub::ScrubReport;
-pub use usage::{BucketUsage, Recount, UsageReport};
+pub use usage::{BucketUsage, UsageReport};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::object::CheckProgress;
@@ -42,6 +43,7 @@ use crate::telemetry::ProcessMetrics;
 /// The paths that change something.
 const RESUME: &str = "/v1/gc/resume";
 const ROTATE: &str = "/v1/keys/rotate";
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Between two lines on how far a check has come.
@@ -60,9 +62,6 @@ pub trait Backend: Send + Sync + 'static {
 
     async fn usage(&self) -> Result<UsageReport, String>;
 
-    /// Reads every row and compares: takes as long as the store is large.
-    async fn recount(&self) -> Result<Recount, String>;
-
     /// Compares everything, and with `read_data` reads every byte: takes as long as the store is large. Dropping it ends it.
     async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String>;
 
@@ -79,7 +78,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn rotate_key(&self) -> Result<RotationReport, String>;
 
     /// How collection stands.
-    async fn gc(&self) -> Result<GcReport, String>;
+    async fn gc(&self) -> Result<GcStatus, String>;
 
     /// Lets collection go on that was stopped.
     async fn resume_gc(&self) -> Result<GcResumed, String>;
@@ -150,13 +149,12 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        if is_of_a_page(request.headers()) {
+            return text(StatusCode::FORBIDDEN, "not for the pages of other sites\n".to_owned());
+        }
         let path = request.uri().path();
         let changes = path == RESUME || path == ROTATE;
         if changes && *request.method() == Method::POST {
-            // A page in a browser on this machine can post here as well, and then says where it is from.
-            if request.headers().contains_key(ORIGIN) {
-                return text(StatusCode::FORBIDDEN, "not from a browser\n".to_owned());
-            }
             return if path == RESUME {
                 json(self.backend.resume_gc().await)
             } else {
@@ -177,7 +175,6 @@ impl Admin {
             "/health/ready" => self.ready(),
             "/metrics" => self.metrics().await,
             "/v1/usage" => json(self.backend.usage().await),
-            "/v1/recount" => json(self.backend.recount().await),
             "/v1/check" => match request.uri().query() {
                 None => self.check(false),
                 Some("read_data") => self.check(true),
@@ -189,7 +186,7 @@ impl Admin {
             "/v1/gc" => json(self.backend.gc().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/gc /v1/keys /v1/backup, and POST to /v1/gc/resume /v1/keys/rotate\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/scrub /v1/check /v1/gc /v1/keys /v1/backup, and POST to /v1/gc/resume /v1/keys/rotate\n"
                     .to_owned(),
             ),
         }
@@ -259,6 +256,15 @@ impl Admin {
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
+}
+
+/// Whether a page of another site asks. One in a browser on this machine can send requests here, whether or not it may read
+/// the answers; the browser says in these headers where it is from. Who types an address is from `none`.
+///
+/// Source: <https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>
+fn is_of_a_page(headers: &HeaderMap) -> bool {
+    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+    headers.contains_key(ORIGIN) || site.is_some_and(|site| site != b"none" && site != b"same-origin")
 }
 
 fn full(body: impl Into<Bytes>) -> Body {

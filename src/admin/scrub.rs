@@ -4,16 +4,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::gc::or_never;
+use crate::clock::Timestamp;
 use crate::object::{BadObject, Damage};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScrubReport {
     /// Whether a pass is under way.
     pub running: bool,
-    /// When that pass, or the last one, began; RFC 3339.
-    pub began: Option<String>,
+    /// When that pass, or the last one, began.
+    pub began: Timestamp,
     /// When a pass last came to its end.
-    pub finished: Option<String>,
+    pub finished: Timestamp,
     /// What the pass has verified so far: records, and their bytes in the packs.
     pub records: u64,
     pub bytes: u64,
@@ -33,11 +35,10 @@ pub struct ScrubReport {
 
 impl fmt::Display for ScrubReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let never = || "never".to_owned();
         let state = if self.running { "running" } else { "at rest" };
         writeln!(f, "scrub     {state}")?;
-        writeln!(f, "began     {}", self.began.clone().unwrap_or_else(never))?;
-        writeln!(f, "finished  {}", self.finished.clone().unwrap_or_else(never))?;
+        writeln!(f, "began     {}", or_never(self.began))?;
+        writeln!(f, "finished  {}", or_never(self.finished))?;
         writeln!(
             f,
             "verified  {} records, {} of {} bytes, and {} small objects",

@@ -8,8 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::{
-    Admin, Backend, BackupStatus, CheckLine, CheckReport, GcReport, GcResumed, KeysReport, Recount, RotationReport,
-    ScrubReport, UsageReport,
+    Admin, Backend, BackupStatus, CheckLine, CheckReport, GcResumed, GcStatus, KeysReport, RotationReport, ScrubReport,
+    UsageReport,
 };
 use crate::object::{CheckProgress, Progress, Stage};
 
@@ -42,10 +42,6 @@ impl Backend for Slow {
         Err("not asked for".to_owned())
     }
 
-    async fn recount(&self) -> Result<Recount, String> {
-        Err("not asked for".to_owned())
-    }
-
     async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String> {
         self.running.fetch_add(1, Ordering::SeqCst);
         let _running = Running(&self.running);
@@ -67,7 +63,7 @@ impl Backend for Slow {
         BackupStatus::default()
     }
 
-    async fn gc(&self) -> Result<GcReport, String> {
+    async fn gc(&self) -> Result<GcStatus, String> {
         Err("not asked for".to_owned())
     }
 
@@ -154,5 +150,54 @@ async fn a_check_is_streamed_and_ends_with_its_client() {
         }
     };
     assert!(report.sound && report.read_data);
+    serving.abort();
+}
+
+/// A page in a browser can send requests here, whether or not it may read the answers. It starts nothing.
+#[tokio::test]
+async fn a_page_of_another_site_is_refused() {
+    let slow = Arc::new(Slow::default());
+    let admin = Admin::new(Arc::clone(&slow) as _, prometheus::Registry::new()).unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let serving = tokio::spawn(admin.accept(socket));
+    let status = async |request: &str, more: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{request} HTTP/1.0\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let head = head(&mut BufReader::new(stream)).await;
+        head.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    let requests = [
+        ("GET /v1/check?read_data", 200),
+        ("GET /v1/usage", 503),
+        ("GET /metrics", 200),
+        ("POST /v1/gc/resume", 503),
+        ("POST /v1/keys/rotate", 503),
+    ];
+    for (request, own) in requests {
+        for more in [
+            "Origin: https://evil.example\r\n",
+            "Sec-Fetch-Site: cross-site\r\n",
+            "Sec-Fetch-Site: same-site\r\n",
+            "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n",
+        ] {
+            assert_eq!(status(request, more).await, 403, "{request} {more}");
+            assert_eq!(slow.running.load(Ordering::SeqCst), 0);
+        }
+        // A program, and who types the address.
+        for more in ["", "Sec-Fetch-Site: none\r\n", "Sec-Fetch-Site: same-origin\r\n"] {
+            let mut found = status(request, more).await;
+            while found == 409 {
+                // The check of the request before ends with its client.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                found = status(request, more).await;
+            }
+            assert_eq!(found, own, "{request} {more}");
+        }
+        while slow.running.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     serving.abort();
 }

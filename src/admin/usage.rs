@@ -27,13 +27,6 @@ pub struct BucketUsage {
     pub upload_bytes: u64,
 }
 
-/// Whether the counters and references equal what the rows say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recount {
-    /// One sentence each; none: all fits.
-    pub differences: Vec<String>,
-}
-
 impl fmt::Display for UsageReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(

@@ -1,6 +1,6 @@
 //! The bodies of small objects: in an encrypted store their rows hold them encrypted.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::chunk::cipher::Purpose;
 use crate::chunk::error::{ReadError, WriteError};
@@ -21,12 +21,10 @@ impl ChunkStore {
         let Some(key) = domain.data_key() else {
             return Ok(None);
         };
-        let boxed = key.seal_box(Purpose::Body, &data.0, body);
-        let mut row = BytesMut::with_capacity(1 + 8 + boxed.len());
-        row.put_u8(FORMAT);
-        row.put_u64_le(domain.id.0);
-        row.put_slice(&boxed);
-        Ok(Some(row.freeze()))
+        let [a, b, c, d, e, f, g, h] = domain.id.0.to_le_bytes();
+        let head = [FORMAT, a, b, c, d, e, f, g, h];
+        let row = key.seal_box_behind(&head, Purpose::Body, &data.0, body);
+        Ok(Some(row.into()))
     }
 
     /// The body that `seal_body` made this row of.

@@ -49,13 +49,18 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// For a payload that is to be sealed.
+    /// For a payload that is to be sealed. Asks the kernel once.
     pub fn fresh() -> Self {
-        Self {
-            reference: random(),
-            nonce: random(),
+        let mut fresh = Self {
+            reference: [0; REFERENCE_BYTES],
+            nonce: [0; NONCE_BYTES],
             tag: [0; TAG_BYTES],
-        }
+        };
+        let bytes: [u8; REFERENCE_BYTES + NONCE_BYTES] = random();
+        let (reference, nonce) = bytes.split_at(REFERENCE_BYTES);
+        fresh.reference.copy_from_slice(reference);
+        fresh.nonce.copy_from_slice(nonce);
+        fresh
     }
 }
 
@@ -112,15 +117,21 @@ impl Key {
 
     /// `plain` as one string of bytes with its envelope: reference, nonce, tag, ciphertext.
     pub fn seal_box(&self, purpose: Purpose, associated: &[u8], plain: &[u8]) -> Vec<u8> {
+        self.seal_box_behind(&[], purpose, associated, plain)
+    }
+
+    /// As `seal_box`, with `head` before it in the clear.
+    pub fn seal_box_behind(&self, head: &[u8], purpose: Purpose, associated: &[u8], plain: &[u8]) -> Vec<u8> {
         let mut envelope = Envelope::fresh();
-        let mut boxed = vec![0; BOX_BYTES + plain.len()];
-        let Some((head, out)) = boxed.split_at_mut_checked(BOX_BYTES) else {
-            return boxed;
-        };
+        let mut bytes = Vec::with_capacity(head.len() + BOX_BYTES + plain.len());
+        bytes.extend_from_slice(head);
+        bytes.resize(head.len() + BOX_BYTES + plain.len(), 0);
+        let (front, out) = bytes.split_at_mut(head.len() + BOX_BYTES);
         self.seal(purpose, &mut envelope, associated, plain, out);
         let fields = envelope.reference.iter().chain(&envelope.nonce).chain(&envelope.tag);
-        head.iter_mut().zip(fields).for_each(|(to, from)| *to = *from);
-        boxed
+        let front = front.iter_mut().skip(head.len());
+        front.zip(fields).for_each(|(to, from)| *to = *from);
+        bytes
     }
 
     /// What `seal_box` was given.
@@ -164,6 +175,8 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -189,10 +202,13 @@ mod tests {
     #[test]
     fn nothing_is_sealed_twice_alike() {
         let key = Key::random();
-        let boxes: std::collections::HashSet<Vec<u8>> = (0..1000)
-            .map(|_| key.seal_box(Purpose::Body, b"", b"same")[..20].to_vec())
+        let boxes: Vec<Vec<u8>> = (0..1000)
+            .map(|_| key.seal_box(Purpose::Body, b"", b"the same content"))
             .collect();
-        assert_eq!(boxes.len(), 1000);
+        for field in [0..8, 8..20, 20..36, 36..52] {
+            let different: HashSet<&[u8]> = boxes.iter().map(|boxed| &boxed[field.clone()]).collect();
+            assert_eq!(different.len(), 1000, "{field:?}");
+        }
     }
 
     proptest! {
@@ -205,6 +221,9 @@ mod tests {
             let key = Key::random();
             let boxed = key.seal_box(Purpose::Body, &associated, &plain);
             prop_assert_eq!(boxed.len(), BOX_BYTES + plain.len());
+            let behind = key.seal_box_behind(b"head", Purpose::Body, &associated, &plain);
+            prop_assert!(behind.starts_with(b"head") && behind.len() == 4 + boxed.len());
+            prop_assert_eq!(&**key.open_box(Purpose::Body, &associated, &behind[4..]).unwrap(), &plain[..]);
             prop_assert_eq!(&**key.open_box(Purpose::Body, &associated, &boxed).unwrap(), &plain[..]);
             prop_assert_eq!(key.open_box(Purpose::Domain, &associated, &boxed), Err(Forged));
             prop_assert_eq!(Key::random().open_box(Purpose::Body, &associated, &boxed), Err(Forged));

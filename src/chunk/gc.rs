@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::chunk::choose::{above_mark, dead_bytes};
 use crate::chunk::collect::CollectReport;
@@ -27,32 +28,44 @@ const GARBAGE_ROWS: usize = 500;
 const NOT_WORTH_MAX: usize = 100_000;
 
 /// The run under way.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunProgress {
     pub began: Timestamp,
-    /// Packs looked at so far, and those chosen so far in all.
+    /// Packs that it is done with, of those chosen so far.
     pub pack: usize,
     pub packs: usize,
     pub bytes_moved: u64,
 }
 
 /// The last run that did something or failed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRun {
     pub began: Timestamp,
     pub ended: Timestamp,
-    pub report: CollectReport,
+    /// Payloads whose references were taken back.
+    pub unwound: u64,
+    pub packs_deleted: u64,
+    pub bytes_deleted: u64,
+    pub bytes_moved: u64,
     pub error: Option<String>,
 }
 
+/// A pack with enough dead bytes to be emptied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadPack {
+    pub pack: PackId,
+    pub bytes: u64,
+    pub dead_bytes: u64,
+}
+
 /// What is left to collect.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debt {
     /// Bytes of packs that chunk rows may point to, half emptied ones too, and those of them that none points to.
     pub pack_bytes: u64,
     pub dead_bytes: u64,
-    /// Packs with enough dead bytes to be emptied.
-    pub packs_above_mark: Vec<(PackId, u64, u64)>,
+    /// Packs with enough dead bytes to be emptied, worst first.
+    pub packs_above_mark: Vec<DeadPack>,
     /// Payloads that nobody owns.
     pub garbage: u64,
     /// Payloads that a session of this process builds.
@@ -67,22 +80,38 @@ pub struct Debt {
 }
 
 /// A pack that cannot be emptied.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StuckPack {
     pub pack: PackId,
     pub live_bytes: i64,
     pub why: String,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GcState {
+    #[default]
+    Idle,
+    Running,
+    /// By the brake, until an administrator resumes.
+    Stopped,
+    /// Another process collects.
+    Elsewhere,
+}
+
 /// How collection stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcStatus {
-    pub row: CollectorRow,
-    /// Whether this process collects.
-    pub is_holder: bool,
-    pub run: Option<RunProgress>,
-    pub last: Option<LastRun>,
+    pub state: GcState,
+    pub epoch: u64,
+    /// Why it is stopped, and since when.
+    pub stopped: Option<Stop>,
     pub debt: Debt,
+    /// The run under way.
+    pub run: Option<RunProgress>,
+    /// The last run of this process that did something or failed.
+    pub last: Option<LastRun>,
+    /// Packs that cannot be emptied.
     pub stuck: Vec<StuckPack>,
 }
 
@@ -190,7 +219,10 @@ impl Gc {
             state.last = Some(LastRun {
                 began,
                 ended: now,
-                report: report.clone(),
+                unwound: report.unwound,
+                packs_deleted: report.packs_deleted,
+                bytes_deleted: report.bytes_deleted,
+                bytes_moved: report.bytes_moved,
                 error,
             });
         }
@@ -201,6 +233,9 @@ impl ChunkStore {
     /// How collection stands. Reads the rows of all packs and some thousand of the garbage.
     pub async fn gc_status(&self) -> Result<GcStatus, MetaError> {
         let row = self.collector_row().await?.map(|known| known.row).unwrap_or_default();
+        let CollectorRow {
+            epoch, holder, stopped, ..
+        } = row;
         let debt = self.debt().await?;
         let (run, last) = {
             let state = self.gc.state.lock();
@@ -208,11 +243,17 @@ impl ChunkStore {
         };
         let stuck = self.troubles.kept().into_iter();
         Ok(GcStatus {
-            is_holder: row.holder == self.boot,
-            row,
+            state: match (&stopped, &run) {
+                (Some(_), _) => GcState::Stopped,
+                (None, Some(_)) => GcState::Running,
+                (None, None) if holder == self.boot || epoch == 0 => GcState::Idle,
+                (None, None) => GcState::Elsewhere,
+            },
+            epoch,
+            stopped,
+            debt,
             run,
             last,
-            debt,
             stuck: stuck
                 .map(|(pack, live_bytes, why)| StuckPack { pack, live_bytes, why })
                 .collect(),
@@ -221,11 +262,17 @@ impl ChunkStore {
 
     /// Brings the metrics of collection up to date.
     pub async fn refresh_gc_metrics(&self) -> Result<(), MetaError> {
-        let GcStatus { row, debt, run, .. } = self.gc_status().await?;
+        let GcStatus {
+            epoch,
+            stopped,
+            debt,
+            run,
+            ..
+        } = self.gc_status().await?;
         let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let ChunkMetrics { gc, .. } = &self.metrics;
-        gc.epoch.set(whole(row.epoch));
-        gc.stopped.set(i64::from(row.stopped.is_some()));
+        gc.epoch.set(whole(epoch));
+        gc.stopped.set(i64::from(stopped.is_some()));
         gc.running.set(i64::from(run.is_some()));
         gc.dead_bytes.set(whole(debt.dead_bytes));
         gc.packs_above_mark.set(whole(debt.packs_above_mark.len() as u64));
@@ -246,7 +293,11 @@ impl ChunkStore {
                     debt.pack_bytes += bytes;
                     debt.dead_bytes += dead;
                     if state == PackState::Active && above_mark(dead, bytes) {
-                        debt.packs_above_mark.push((id, dead, bytes));
+                        debt.packs_above_mark.push(DeadPack {
+                            pack: id,
+                            bytes,
+                            dead_bytes: dead,
+                        });
                     }
                 }
                 Some(PackState::Condemned) => {
@@ -257,7 +308,7 @@ impl ChunkStore {
             }
         }
         debt.packs_above_mark
-            .sort_unstable_by_key(|(_, dead, _)| std::cmp::Reverse(*dead));
+            .sort_unstable_by_key(|pack| std::cmp::Reverse(pack.dead_bytes));
         self.count_garbage(&mut debt).await?;
         Ok(debt)
     }

@@ -4,6 +4,7 @@
 //! `docs/encryption.md` tells what is encrypted, and what a crash between two steps leaves.
 
 use std::fmt;
+use std::ops::Range;
 
 use zeroize::Zeroizing;
 
@@ -12,6 +13,7 @@ use crate::chunk::error::MetaError;
 use crate::chunk::index::{self, Known};
 use crate::clock::Clock;
 use crate::ids::DomainId;
+use crate::kv::skim::{Skim, skim};
 use crate::kv::{self, CommitError, Kv, Mutation};
 use crate::limits::MASTER_KEYS_MAX;
 use crate::meta::domain::{self, DomainRow, DomainSecret};
@@ -105,6 +107,11 @@ pub enum KeyError {
     InUse(MasterKeyId),
     #[error("the store is not encrypted: start the gateway with a key to turn encryption on")]
     NotEncrypted,
+    #[error(
+        "the store is encrypted, and the metadata row with its key is lost: nothing that was written with it can be read; \
+         restore the metadata from a backup"
+    )]
+    Lost,
     #[error(transparent)]
     Meta(#[from] MetaError),
 }
@@ -137,6 +144,14 @@ pub struct Rotation {
     pub to: MasterKeyId,
 }
 
+/// What becomes of a store that was never encrypted when there is a master key. Encryption is for good, so only who serves
+/// the store turns it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClearStore {
+    Encrypt,
+    Leave,
+}
+
 /// The key of an open store; none: it is not encrypted.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
@@ -144,14 +159,20 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Opens the store's key with one of `masters`. A store that is not encrypted becomes so if there is a master key:
-    /// what it holds stays as it is, what is written from now on is encrypted. Refuses an encrypted store without its key.
-    pub async fn open(kv: &dyn Kv, masters: Option<&MasterKeys>, clock: &Clock) -> Result<Self, KeyError> {
+    /// Opens the store's key with one of `masters`; refuses an encrypted store without its key. `clear` says what becomes of
+    /// a store that is not encrypted, if there is a master key. Encrypted, it keeps what it holds as it is, and what is
+    /// written from now on is encrypted; where that was begun, it is brought to its end.
+    pub async fn open(
+        kv: &dyn Kv,
+        masters: Option<&MasterKeys>,
+        clear: ClearStore,
+        clock: &Clock,
+    ) -> Result<Self, KeyError> {
         let (known, masters) = match (row(kv).await?, masters) {
-            (None, None) => return Ok(Self::default()),
-            (Some(known), None) => return Err(KeyError::Missing(MasterKeyId(known.row.master))),
-            (None, Some(masters)) => (turn_on(kv, masters, clock).await?, masters),
             (Some(known), Some(masters)) => (known, masters),
+            (Some(known), None) => return Err(KeyError::Missing(MasterKeyId(known.row.master))),
+            (None, Some(masters)) if clear == ClearStore::Encrypt => (turn_on(kv, masters, clock).await?, masters),
+            (None, _) => return Ok(Self::default()),
         };
         let keys = Self {
             store: Some(store_key(&known.row, masters)?),
@@ -275,14 +296,37 @@ pub async fn master_in_use(kv: &dyn Kv) -> Result<Option<MasterKeyId>, KeyError>
     Ok(row(kv).await?.map(|known| MasterKeyId(known.row.master)))
 }
 
+/// `None`: the store was never encrypted.
 async fn row(kv: &dyn Kv) -> Result<Option<Known<EncryptionRow>>, KeyError> {
     let Some(value) = kv.get(&key::store(ROW)).await? else {
-        return Ok(None);
+        return if has_wrapped_domain(kv).await? {
+            Err(KeyError::Lost)
+        } else {
+            Ok(None)
+        };
     };
     Ok(Some(Known {
         row: EncryptionRow::decode(value.bytes)?,
         version: value.version,
     }))
+}
+
+/// Whether there is a wrapped domain row among the first that can be read. Turning encryption on wraps them from the first
+/// one to the last before anything else is written.
+async fn has_wrapped_domain(kv: &dyn Kv) -> Result<bool, kv::ReadError> {
+    let Range { mut start, end } = key::table(Table::Domain);
+    while start < end {
+        match skim(kv, start..end.clone(), STEP_ROWS).await? {
+            Skim::Gap(gap) => start = gap.keys.end,
+            Skim::Rows(rows) => {
+                let secrets = rows.into_iter().map(|row| DomainRow::decode(row.value.bytes));
+                return Ok(secrets
+                    .flatten()
+                    .any(|row| matches!(row.secret, DomainSecret::Wrapped(_))));
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Makes `to` of the row that is known, durably; `None`: there is none.

@@ -46,13 +46,14 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use crate::meta::collector::Stop;
 pub use collect::{CollectOptions, CollectReport, CollectorHandle};
 pub use compose::Piece;
 pub use domain::DomainKey;
 pub use error::{CollectError, ComposeError, MetaError, OpenError, ReadError, WriteError};
 pub use garbage::UnwindReport;
-pub use gc::{Debt, GcStatus, LastRun, RunProgress, StuckPack};
-pub use keys::{KeyError, Keys, MasterKeyId, MasterKeys, Rotation, master_in_use, rotate};
+pub use gc::{DeadPack, Debt, GcState, GcStatus, LastRun, RunProgress, StuckPack};
+pub use keys::{ClearStore, KeyError, Keys, MasterKeyId, MasterKeys, Rotation, master_in_use, rotate};
 pub use owners::Owners;
 pub use pack::AppendError;
 pub use progress::{CheckProgress, Progress, Stage};

@@ -16,18 +16,20 @@ use crate::meta::key;
 
 /// Rows that one chunk's owners are looked for in. A chunk that more refer to has `more` owners.
 const ROWS_MAX: usize = 4000;
+/// Owners of one chunk that are told. A base image may have thousands, of each of its chunks.
+const OWNERS_MAX: usize = 100;
 
 /// What is stored with the help of a chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
     /// The data, and the key of the object or upload row that it was published under. That row may name other data by now.
     pub rows: BTreeMap<DataId, Bytes>,
-    /// There may be others.
+    /// There are others, or may be.
     pub more: bool,
 }
 
 impl ChunkStore {
-    /// What is stored with the help of `chunk`. Reads a few thousand rows at the most.
+    /// What is stored with the help of `chunk`, a hundred of it at the most. Reads a few thousand rows at the most.
     pub async fn owners(&self, chunk: &ChunkId) -> Result<Owners, MetaError> {
         let kv = &*self.kv;
         let (mut owners, mut left, mut budget) = (Owners::default(), Vec::new(), ROWS_MAX);
@@ -51,6 +53,10 @@ impl ChunkStore {
             if let Some(known) = index::data(kv, data).await?
                 && known.row.state == DataState::Live
             {
+                if owners.rows.len() == OWNERS_MAX {
+                    owners.more = true;
+                    break;
+                }
                 if known.row.owner.is_empty() {
                     // Published by a version that did not say under what.
                     owners.more = true;

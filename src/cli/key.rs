@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use super::admin::{self, AdminError};
 use crate::admin::{KeysReport, RotationReport};
-use crate::config::{Config, MasterKeySource};
+use crate::config::Config;
 use crate::server::{KeyCommandError, KeyringError, LockError, keyring, list_keys, rotate_key};
 
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +80,8 @@ fn rotate(config: &Config) -> Result<RotationReport, KeyError> {
         Err(KeyCommandError::Lock(LockError::Held { .. })) => {}
         outcome => return Ok(outcome?),
     }
-    let in_use = asked(config)?.in_use;
-    if let Some(source @ MasterKeySource::File(path)) = &config.encryption {
-        let first = keyring::load(source, &config.data)?.first().to_string();
-        if in_use.is_some_and(|in_use| in_use == first) {
-            keyring::add(path)?;
-        }
+    if let (Some(source), Some(in_use)) = (&config.encryption, asked(config)?.in_use) {
+        keyring::for_rotation(source, &config.data, &in_use)?;
     }
     Ok(admin::rotate_key(config.admin_listen)?)
 }

@@ -1,6 +1,7 @@
 //! The collector's row: who may collect, and whether anybody may.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::meta::record::{Malformed, Reader, UnknownFields, Writer, text};
@@ -10,7 +11,7 @@ const FORMAT: u8 = 1;
 const TAG_STOPPED: u8 = 1;
 
 /// Why nothing is collected until an administrator says so.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
     pub since: Timestamp,
     pub why: String,

@@ -226,8 +226,8 @@ impl Objects {
     ) -> Result<(), StoreError> {
         report.damage_total += total;
         let room = TOLD_MAX.saturating_sub(report.damage.len());
-        let named = self.named(findings).await?;
-        report.damage.extend(named.into_iter().take(room));
+        let named = self.named(findings.into_iter().take(room).collect()).await?;
+        report.damage.extend(named);
         Ok(())
     }
 }

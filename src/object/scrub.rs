@@ -31,6 +31,8 @@ const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 const HASTE: u64 = 2;
 /// Findings that are kept to be shown; all are logged and counted.
 const FINDINGS_MAX: usize = 1000;
+/// Objects that the log names of a damaged chunk.
+const LOGGED_MAX: usize = 10;
 /// While there is no memory to read with.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
 /// After a step that failed.
@@ -303,7 +305,7 @@ impl Objects {
         })
     }
 
-    /// Logs what was found and keeps it to be shown.
+    /// Logs what was found, in one line however many objects need it, and keeps it to be shown.
     fn tell(&self, damage: Damage) {
         let Damage {
             chunk,
@@ -312,19 +314,14 @@ impl Objects {
             more,
             ..
         } = &damage;
-        if damage.objects.is_empty() {
-            tracing::error!(
-                chunk,
-                pack,
-                reason,
-                more,
-                "a stored chunk is damaged; no object is known that needs it"
-            );
-        }
-        for object in &damage.objects {
-            let DamagedObject { bucket, key, upload } = object;
-            tracing::error!(chunk, pack, reason, bucket, key, upload, "an object is damaged");
-        }
+        let named: Vec<String> = damage
+            .objects
+            .iter()
+            .take(LOGGED_MAX)
+            .map(ToString::to_string)
+            .collect();
+        let (objects, total) = (named.join(" "), damage.objects.len());
+        tracing::error!(chunk, pack, reason, objects, total, more, "a stored chunk is damaged");
         self.found.add(damage);
     }
 

@@ -46,18 +46,6 @@ impl Objects {
         Ok(counted.get(&bucket.id).copied().unwrap_or_default())
     }
 
-    /// What the counters, the references and the index say other than the rows and the packs, one sentence each; empty: all
-    /// fits. As of one moment: nobody is held off.
-    pub async fn differences(&self) -> Result<Vec<String>, StoreError> {
-        let mut report = CheckReport::default();
-        self.compare(&mut report, &CheckProgress::default()).await?;
-        let damage = report
-            .damage
-            .iter()
-            .map(|damage| damage.to_string().trim_end().to_owned());
-        Ok(report.differences.iter().cloned().chain(damage).collect())
-    }
-
     /// Sets the counters of all buckets to what their rows say; returns how many differed. For a store at rest. Rows that cannot
     /// be read are not counted: then nothing is set.
     pub async fn repair_counters(&self) -> Result<u64, StoreError> {

@@ -8,6 +8,7 @@ use prometheus::Registry;
 use super::stores::{RepairError, Stores};
 use super::{ServeError, root_key, take_directory};
 use crate::admin::CheckReport;
+use crate::chunk::ClearStore;
 use crate::config::Config;
 use crate::object::{CheckProgress, StoreError};
 
@@ -40,7 +41,7 @@ pub fn check(config: &Config, request: CheckRequest, progress: &CheckProgress) -
     let root = root_key::load_or_make(&config.data, config.root.clone()).map_err(ServeError::from)?;
     let runtime = tokio::runtime::Runtime::new().map_err(ServeError::Threads)?;
     runtime.block_on(async {
-        let opened = Stores::open(config, &root.keys, &Registry::new()).await;
+        let opened = Stores::open(config, &root.keys, ClearStore::Leave, &Registry::new()).await;
         let stores = opened.map_err(ServeError::from)?;
         let report = run(&stores, request, progress).await;
         stores.close().await;

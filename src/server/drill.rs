@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prometheus::Registry;
@@ -12,6 +15,7 @@ use super::ServeError;
 use super::restore::{CommandError, RestoreRequest};
 use super::stores::{Stores, rocks_options};
 use crate::backup::{Pieces, Source, needed, told};
+use crate::chunk::ClearStore;
 use crate::config::{Config, RootKeys};
 use crate::kv::rocks::RocksKv;
 use crate::object::StoreError;
@@ -22,7 +26,7 @@ const OBJECTS: usize = 64;
 const PACK_BYTES_MAX: u64 = 512 << 20;
 /// Findings that are told one by one.
 const TOLD_MAX: usize = 100;
-/// In the data directory, removed at the end.
+/// In the data directory, removed at the end, or by the next drill.
 const SCRATCH: &str = "restore-drill";
 
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +37,8 @@ pub enum DrillError {
     Serve(#[from] ServeError),
     #[error("the restored store cannot be read: {0}")]
     Store(#[from] StoreError),
-    #[error("a drill makes {0} for itself, and something is there already")]
-    Scratch(String),
+    #[error("another drill is at work in {0}")]
+    Busy(String),
 }
 
 /// What a drill found.
@@ -84,10 +88,10 @@ impl fmt::Display for DrillReport {
 pub fn drill(config: &Config, request: RestoreRequest) -> Result<DrillReport, DrillError> {
     let location = &config.backup.as_ref().ok_or(CommandError::NoBackup)?.location;
     let blobs = crate::blob::open(location).map_err(CommandError::from)?;
-    let scratch = Scratch::make(&config.data.join(SCRATCH))?;
+    let scratch = Scratch::make(&config.data)?;
     let runtime = tokio::runtime::Runtime::new().map_err(CommandError::from)?;
     let config = Config {
-        data: scratch.0.clone(),
+        data: scratch.path.clone(),
         backup: None,
         ..config.clone()
     };
@@ -176,7 +180,7 @@ async fn open(config: &Config) -> Result<Arc<Stores>, DrillError> {
         access_key: "DRILL".to_owned(),
         secret_key: "not used by anybody".to_owned(),
     });
-    let opened = Stores::open(config, &root, &Registry::new()).await;
+    let opened = Stores::open(config, &root, ClearStore::Leave, &Registry::new()).await;
     Ok(opened.map_err(ServeError::from)?)
 }
 
@@ -186,28 +190,71 @@ async fn close(stores: Arc<Stores>) {
     drop(tokio::task::spawn_blocking(move || drop(stores)).await);
 }
 
-/// A directory that is removed with all that is in it.
-struct Scratch(std::path::PathBuf);
+/// The directory of a drill, which is removed with all that is in it. One drill at a time has it.
+struct Scratch {
+    path: PathBuf,
+    /// A lock on the data directory itself, which nobody else locks (a gateway locks a file in it), and which stays: to lock
+    /// what is removed is to lock nothing.
+    _lock: File,
+}
 
 impl Scratch {
-    fn make(path: &Path) -> Result<Self, DrillError> {
-        if let Some(above) = path.parent() {
-            std::fs::create_dir_all(above).map_err(CommandError::from)?;
+    /// What an interrupted drill left is removed.
+    fn make(data: &Path) -> Result<Self, DrillError> {
+        let path = data.join(SCRATCH);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data)
+            .map_err(CommandError::from)?;
+        let lock = File::open(data).map_err(CommandError::from)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DrillError::Busy(path.display().to_string())),
+            Err(TryLockError::Error(error)) => return Err(CommandError::from(error).into()),
         }
-        match std::fs::create_dir(path) {
-            Ok(()) => Ok(Self(path.to_path_buf())),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(DrillError::Scratch(path.display().to_string()))
-            }
-            Err(error) => Err(CommandError::from(error).into()),
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CommandError::from(error).into()),
+            _ => {}
         }
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(CommandError::from)?;
+        Ok(Self { path, _lock: lock })
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
             tracing::warn!(%error, "the drill's directory could not be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_drill_at_a_time_has_the_directory_and_finds_it_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let files = |path: &Path| std::fs::read_dir(path).unwrap().count();
+        // Of a drill that was killed.
+        std::fs::create_dir_all(data.join(SCRATCH).join("db")).unwrap();
+        std::fs::write(data.join(SCRATCH).join("db/CURRENT"), "left").unwrap();
+        let first = Scratch::make(&data).unwrap();
+        assert_eq!((files(&first.path), files(&data)), (0, 1));
+        std::fs::write(first.path.join("mine"), "").unwrap();
+        assert!(matches!(Scratch::make(&data), Err(DrillError::Busy(_))));
+        assert_eq!(files(&first.path), 1, "who is refused touches nothing");
+        drop(first);
+        assert_eq!(files(&data), 0);
+        drop(Scratch::make(&data).unwrap());
+        // A gateway serves the store meanwhile.
+        let _gateway = super::super::lock::DirectoryLock::take(&data).unwrap();
+        drop(Scratch::make(&data).unwrap());
     }
 }

@@ -10,7 +10,7 @@ use super::stores::rocks_options;
 use crate::admin::{KeysReport, RotationReport};
 use crate::chunk::{self, KeyError, MasterKeys};
 use crate::clock::Clock;
-use crate::config::{Config, MasterKeySource};
+use crate::config::Config;
 use crate::kv::rocks::{OpenError, RocksKv};
 
 #[derive(Debug, thiserror::Error)]
@@ -44,15 +44,9 @@ pub fn list(config: &Config) -> Result<KeysReport, KeyCommandError> {
 /// Wraps the store's key with the first of the keys that are given. If that one is in use, a key file gets a new one first.
 pub fn rotate(config: &Config) -> Result<RotationReport, KeyCommandError> {
     let source = config.encryption.as_ref().ok_or(KeyCommandError::NoKey)?;
-    let mut masters = keyring::load(source, &config.data)?;
     with_store(config, async |kv| {
         let in_use = chunk::master_in_use(kv).await?.ok_or(KeyError::NotEncrypted)?;
-        if let MasterKeySource::File(path) = source
-            && masters.first() == in_use
-        {
-            keyring::add(path)?;
-            masters = keyring::load(source, &config.data)?;
-        }
+        let masters = keyring::for_rotation(source, &config.data, &in_use.to_string())?;
         Ok(told(chunk::rotate(kv, &masters, &Clock::system()).await?))
     })
 }

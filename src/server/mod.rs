@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 
+use crate::chunk::ClearStore;
 use crate::config::Config;
 use crate::limits::BLOCKING_THREADS_MAX;
 use crate::priority;
@@ -14,7 +15,6 @@ mod body;
 mod check;
 mod drill;
 mod front;
-mod gc;
 mod io_watch;
 pub(crate) mod keyring;
 mod keys;
@@ -100,7 +100,7 @@ fn start(config: Config, registry: Registry) -> Result<(), ServeError> {
 
 async fn serve(config: &Config, root: &root_key::Root, registry: Registry) -> Result<(), ServeError> {
     let sockets = front::Sockets::bind(config)?;
-    let stores = stores::Stores::open(config, &root.keys, &registry).await?;
+    let stores = stores::Stores::open(config, &root.keys, ClearStore::Encrypt, &registry).await?;
     stores.start_background(config).await;
     let (s3, admin) = sockets.addresses().map_err(ServeError::Threads)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %config.data.display(), %s3, %admin, tls = config.tls.is_some(), "serving");

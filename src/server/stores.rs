@@ -10,24 +10,21 @@ use futures::TryStreamExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prometheus::{Gauge, IntGauge, Registry};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinHandle;
 
 use super::body::{BoxError, RequestBody};
-use super::gc;
 use super::keyring;
 use super::keys;
 use super::service::Wire;
 use crate::admin::{
-    Backend, BackupStatus, BucketUsage, CheckReport, GcReport, GcResumed, KeysReport, Recount, Repaired,
-    RotationReport, ScrubReport, UsageReport,
+    Backend, BackupStatus, BucketUsage, CheckReport, GcResumed, GcStatus, KeysReport, Repaired, RotationReport,
+    ScrubReport, UsageReport,
 };
 use crate::backup::{Backup, BackupHandle, BackupOptions, Lineage, Sources};
 use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
-use crate::chunk::{self, ChunkStore, ChunkStoreOptions, CollectError, CollectorHandle, Keys, MasterKeys};
-use crate::clock::{Clock, Timestamp};
+use crate::chunk::{self, ChunkStore, ChunkStoreOptions, ClearStore, CollectError, CollectorHandle, Keys, MasterKeys};
+use crate::clock::Clock;
 use crate::config::{CompressionChoice, Config, MasterKeySource, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::IdSource;
@@ -140,8 +137,14 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Opens everything in the data directory, whose lock the caller holds.
-    pub async fn open(config: &Config, root: &RootKeys, registry: &Registry) -> Result<Arc<Self>, StoresError> {
+    /// Opens everything in the data directory, whose lock the caller holds. `clear`: what becomes of a store that is not
+    /// encrypted, if a key is given.
+    pub async fn open(
+        config: &Config,
+        root: &RootKeys,
+        clear: ClearStore,
+        registry: &Registry,
+    ) -> Result<Arc<Self>, StoresError> {
         let root = AccessKey {
             access: root.access_key.clone(),
             secret: Secret::new(root.secret_key.as_str()),
@@ -156,7 +159,7 @@ impl Stores {
         let kv = Arc::new(RocksKv::open(rocks_options(config), registry).await?);
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
         let mut options = chunk_options(config);
-        options.keys = Keys::open(&*shared, masters.as_ref(), &clock).await?;
+        options.keys = Keys::open(&*shared, masters.as_ref(), clear, &clock).await?;
         let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
         let sources = Sources {
@@ -319,11 +322,6 @@ impl Backend for Stores {
         })
     }
 
-    async fn recount(&self) -> Result<Recount, String> {
-        let differences = self.objects.differences().await.map_err(|error| error.to_string())?;
-        Ok(Recount { differences })
-    }
-
     async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String> {
         // Others read and write meanwhile: one pack at a time.
         let report = self.checked(read_data, 1, progress).await;
@@ -334,8 +332,8 @@ impl Backend for Stores {
         let status = self.objects.scrub_status().await.map_err(|error| error.to_string())?;
         Ok(ScrubReport {
             running: status.row.running,
-            began: told(status.row.began),
-            finished: told(status.row.finished),
+            began: status.row.began,
+            finished: status.row.finished,
             records: status.row.records,
             bytes: status.row.bytes,
             bodies: status.row.bodies,
@@ -347,9 +345,8 @@ impl Backend for Stores {
         })
     }
 
-    async fn gc(&self) -> Result<GcReport, String> {
-        let status = self.chunks.gc_status().await.map_err(|error| error.to_string())?;
-        Ok(gc::report(status))
+    async fn gc(&self) -> Result<GcStatus, String> {
+        self.chunks.gc_status().await.map_err(|error| error.to_string())
     }
 
     async fn resume_gc(&self) -> Result<GcResumed, String> {
@@ -404,14 +401,6 @@ async fn look(space: &Arc<Space>) {
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || space.look()).await {
         tracing::warn!(%error, "the room on the disk cannot be told");
     }
-}
-
-/// `None`: it never was.
-pub(super) fn told(time: Timestamp) -> Option<String> {
-    let seconds = i64::try_from(time.unix_ms() / 1000)
-        .ok()
-        .filter(|seconds| *seconds > 0)?;
-    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
 }
 
 impl Wire for S3Wire {

@@ -168,6 +168,9 @@ fn what_was_acknowledged_five_seconds_before_a_machine_is_lost_comes_back() {
             .admin_get("/metrics")
             .contains("cairn_backup_restorable_age_seconds")
     );
+    // Of one that was interrupted.
+    std::fs::create_dir_all(data.join("restore-drill/db")).unwrap();
+    std::fs::write(data.join("restore-drill/db/CURRENT"), "left").unwrap();
     let drill = cairn(&data, &url, &["check", "--restore", "--json"]);
     let report: serde_json::Value = serde_json::from_slice(&drill.stdout).unwrap();
     assert!(drill.status.success() && report["sound"] == true, "{}", told(&drill));

@@ -74,7 +74,7 @@ fn the_scrub_tells_the_object_that_a_flipped_byte_hits_and_an_upload_heals_it() 
     assert_eq!(next_pass(&gateway)["damaged"], 0);
 
     damage(&gateway.data.join("packs"));
-    let line = gateway.wait_for_log("an object is damaged");
+    let line = gateway.wait_for_log("a stored chunk is damaged");
     assert!(line.contains("photos") && line.contains("2026/cat.raw"), "{line}");
     let found = next_pass(&gateway);
     assert_eq!(found["damaged"], 1);
@@ -110,6 +110,29 @@ fn the_scrub_tells_the_object_that_a_flipped_byte_hits_and_an_upload_heals_it() 
     );
     assert_eq!(next_pass(&gateway)["damaged"], 0);
     assert_eq!(check(&gateway, &["--read-data"]).0, 0);
+}
+
+/// Much damage is told, and the log that tells it stays small.
+#[test]
+fn the_log_has_one_line_for_a_chunk_that_many_objects_share() {
+    let gateway = Gateway::start(&[
+        ("CAIRN_STORAGE_SCRUB_INTERVAL", "1s"),
+        ("CAIRN_STORAGE_COMPRESSION", "off"),
+    ]);
+    put(&gateway, "/images", b"");
+    for number in 0..30 {
+        put(&gateway, &format!("/images/{number}"), &noise());
+    }
+    damage(&gateway.data.join("packs"));
+    let found = next_pass(&gateway);
+    assert_eq!(found["damaged"], 1);
+    assert_eq!(found["damage"][0]["objects"].as_array().unwrap().len(), 30);
+    let log: Vec<String> = gateway.log.try_iter().collect();
+    let lines = |part: &str| log.iter().filter(|line| line.contains(part)).count();
+    let told = lines("is damaged");
+    assert!(told > 0 && told <= 1 + lines("are scrubbed"), "{told}");
+    let line = log.iter().find(|line| line.contains("is damaged")).unwrap();
+    assert!(line.contains("s3://images/") && line.contains("\"total\":30"), "{line}");
 }
 
 #[test]

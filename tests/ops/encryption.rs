@@ -1,6 +1,7 @@
 //! An encrypted store: what lies on the disk, which key opens it, and how that changes.
 
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -42,6 +43,18 @@ impl Place {
         if let Some(keys) = keys {
             command.env("CAIRN_ENCRYPTION_KEY_FILE", keys);
         }
+        command
+    }
+
+    /// The same as somebody else than root, who has a program of their own.
+    fn command_of(&self, program: &Path, keys: Option<&Path>) -> Command {
+        let settings = self.command(keys);
+        let mut command = Command::new(program);
+        command
+            .args(settings.get_args())
+            .envs(settings.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .uid(SOMEBODY)
+            .gid(SOMEBODY);
         command
     }
 
@@ -331,14 +344,52 @@ fn a_rotation_that_is_killed_leaves_a_store_that_opens() {
     check_objects(&gateway);
 }
 
-/// A process that holds keys leaves no core, whatever the limit is.
+/// A key in the environment of who looks at a store makes no encrypted one of it.
+#[test]
+fn a_check_with_a_key_leaves_a_store_as_it_is() {
+    let place = Place::new();
+    let keys = place.keys("keys");
+    generate(&keys);
+    let gateway = place.start(None);
+    fill(&gateway);
+    stop(gateway);
+    let with_keys = place.command(Some(&keys));
+    for arguments in [&["check"][..], &["check", "--read-data"], &["check", "--repair"]] {
+        let output = Command::new(with_keys.get_program())
+            .args(arguments)
+            .envs(with_keys.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    let gateway = place.start(None);
+    check_objects(&gateway);
+    let (_, listed) = key(&gateway, &keys, "list");
+    assert!(listed.contains("the store is not encrypted"), "{listed}");
+    stop(gateway);
+    // Who serves with it means it.
+    stop(place.start(Some(&keys)));
+    assert!(place.refusal(None).contains("no key was given"));
+}
+
+/// Who none of the tests runs as, nor root: one whose processes show whether they may be dumped.
+const SOMEBODY: u32 = 65534;
+
+/// A process that holds keys leaves no core, whatever the limit is, and not only where nothing dumps at all: the kernel gives
+/// what `/proc` shows of it to root, and that of others to who runs them.
+///
+/// Source: <https://man7.org/linux/man-pages/man5/proc_pid.5.html>
 #[test]
 fn a_process_with_keys_dumps_no_core() {
     for is_encrypted in [false, true] {
         let place = Place::new();
         let keys = place.keys("keys");
         generate(&keys);
-        let mut command = place.command(is_encrypted.then_some(&*keys));
+        let of_somebody = is_root().then(|| give_away(&place, &keys));
+        let mut command = match &of_somebody {
+            None => place.command(is_encrypted.then_some(&*keys)),
+            Some(program) => place.command_of(program, is_encrypted.then_some(&*keys)),
+        };
         command.current_dir(place.dir.path());
         // SAFETY: one call that is allowed between fork and exec, on a value of this frame.
         unsafe {
@@ -352,11 +403,27 @@ fn a_process_with_keys_dumps_no_core() {
             });
         }
         let mut gateway = Gateway::spawn(command, place.data());
+        let shown = std::fs::metadata(format!("/proc/{}/environ", gateway.child.id())).unwrap();
+        let own = std::fs::metadata(place.data()).unwrap().uid();
+        assert_ne!(own, 0);
+        assert_eq!(shown.uid(), if is_encrypted { 0 } else { own });
         gateway.signal("-ABRT");
         let status = gateway.wait_end(Duration::from_secs(20));
         assert_eq!(status.signal(), Some(libc::SIGABRT));
-        // Without keys it does where the system writes cores at all.
-        println!("encrypted: {is_encrypted}, core: {}", status.core_dumped());
         assert!(!(is_encrypted && status.core_dumped()));
     }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// Lets somebody else than root use the place and the keys; returns the program, where they reach it.
+fn give_away(place: &Place, keys: &Path) -> PathBuf {
+    let program = place.keys("cairn");
+    std::fs::copy(env!("CARGO_BIN_EXE_cairn"), &program).unwrap();
+    for path in [place.dir.path(), keys, &program] {
+        chown(path, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    }
+    program
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, Notify};
 
 use super::harness::{Fixture, LoggedKv, check, content, open_on, pack_files, publish, read};
-use crate::chunk::{CollectError, MetaError};
+use crate::chunk::{CollectError, GcState, MetaError};
 use crate::ids::Sequence;
 use crate::kv::{CommitError, Kv, Mutation, ReadError, Row, Scan, Value};
 use crate::limits::MIB;
@@ -85,7 +85,7 @@ async fn wakes_after(commits: usize) -> bool {
     }
     let after = (gate.inner.commits().await.0, pack_files(fixture.dir.path()));
     assert_eq!(before, after, "{commits} commits");
-    assert!(second.gc_status().await.unwrap().is_holder);
+    assert_eq!(second.gc_status().await.unwrap().state, GcState::Idle);
     second.collect_once().await.unwrap();
     check(&second).await;
     for (id, bytes) in &kept {

@@ -14,8 +14,8 @@ use tokio::sync::Mutex;
 use crate::chunk::chunker::Profile;
 use crate::chunk::codec::{Compression, Hint};
 use crate::chunk::{
-    ChunkStore, ChunkStoreOptions, CollectOptions, CollectReport, Keys, MasterKeys, ReadError, StoredData, WriteError,
-    WriteOptions,
+    ChunkStore, ChunkStoreOptions, ClearStore, CollectOptions, CollectReport, Keys, MasterKeys, ReadError, StoredData,
+    WriteError, WriteOptions,
 };
 use crate::clock::Clock;
 use crate::ids::{DataId, DomainId, IdSource, Sequence};
@@ -77,7 +77,7 @@ pub async fn open_on(kv: Arc<dyn Kv>, dir: &Path) -> Arc<ChunkStore> {
 pub async fn open_with(kv: Arc<dyn Kv>, dir: &Path, masters: Option<&MasterKeys>) -> Arc<ChunkStore> {
     let clock = Clock::system();
     let mut options = options(dir);
-    options.keys = Keys::open(&*kv, masters, &clock).await.unwrap();
+    options.keys = Keys::open(&*kv, masters, ClearStore::Encrypt, &clock).await.unwrap();
     open_at(kv, options, clock).await
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::harness::LoggedKv;
 use crate::chunk::cipher::Key;
-use crate::chunk::{KeyError, Keys, MasterKeys, MetaError, master_in_use, rotate};
+use crate::chunk::{ClearStore, KeyError, Keys, MasterKeys, MetaError, master_in_use, rotate};
 use crate::clock::Clock;
 use crate::ids::DomainId;
 use crate::kv::memory::MemoryKv;
@@ -20,7 +20,12 @@ pub fn masters(numbers: &[u8]) -> MasterKeys {
 
 async fn open(kv: &dyn Kv, numbers: &[u8]) -> Result<Keys, KeyError> {
     let given = (!numbers.is_empty()).then(|| masters(numbers));
-    Keys::open(kv, given.as_ref(), &Clock::system()).await
+    Keys::open(kv, given.as_ref(), ClearStore::Encrypt, &Clock::system()).await
+}
+
+async fn look(kv: &dyn Kv, numbers: &[u8]) -> Result<Keys, KeyError> {
+    let given = (!numbers.is_empty()).then(|| masters(numbers));
+    Keys::open(kv, given.as_ref(), ClearStore::Leave, &Clock::system()).await
 }
 
 async fn encryption(kv: &dyn Kv) -> EncryptionRow {
@@ -174,4 +179,47 @@ async fn a_damaged_row_is_told_as_that() {
             Err(KeyError::Meta(MetaError::Malformed(_)))
         ));
     }
+}
+
+#[tokio::test]
+async fn who_looks_at_a_clear_store_leaves_it_clear() {
+    let kv = LoggedKv::default();
+    add_clear(&kv, 3).await;
+    let (before, _) = kv.commits().await;
+    for given in [&[][..], &[1]] {
+        assert!(!look(&kv, given).await.unwrap().is_on());
+    }
+    assert_eq!(kv.commits().await.0, before);
+    // One that is encrypted opens with its key alone, and what was begun is brought to its end.
+    open(&kv, &[1]).await.unwrap();
+    let begun = kv.after(before + 1).await;
+    assert_eq!(encryption(&begun).await.state, EncryptionState::Begun);
+    for kv in [&kv, &begun] {
+        assert!(matches!(look(kv, &[]).await, Err(KeyError::Missing(_))));
+        assert!(look(kv, &[1]).await.unwrap().is_on());
+        assert_eq!(encryption(kv).await.state, EncryptionState::On);
+    }
+}
+
+/// That the row is not there does not say that the store was never encrypted.
+#[tokio::test]
+async fn a_store_that_lost_its_row_is_refused() {
+    let kv = MemoryKv::new();
+    add_clear(&kv, 300).await;
+    open(&kv, &[1]).await.unwrap();
+    let mut mutation = Mutation::new();
+    mutation.delete(key::store("encryption"));
+    // Rows that somebody else put there, or that cannot be read, hide no other one.
+    mutation.put(key::domain(DomainId(0)), clear(0).encode());
+    mutation.put(key::domain(DomainId(1)), bytes::Bytes::from_static(b"nonsense"));
+    kv.commit(mutation).await.unwrap();
+    for given in [&[][..], &[1], &[2]] {
+        let told = look(&kv, given).await.unwrap_err().to_string();
+        assert!(told.contains("is lost"), "{told}");
+        let told = open(&kv, given).await.unwrap_err().to_string();
+        assert!(told.contains("is lost"), "{told}");
+    }
+    assert!(kv.get(&key::store("encryption")).await.unwrap().is_none());
+    let told = master_in_use(&kv).await.unwrap_err().to_string();
+    assert!(told.contains("is lost"), "{told}");
 }

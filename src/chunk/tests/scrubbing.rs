@@ -159,6 +159,32 @@ async fn the_owners_of_a_chunk_are_found_through_composed_data() {
     ));
 }
 
+/// What thousands of copies share is told by some of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_owners_a_hundred_are_told() {
+    let fixture = Fixture::new().await;
+    let whole = fixture.put(&content(1, MIB)).await;
+    let piece = Piece {
+        data: whole,
+        offset: 0,
+        length: MIB as u64,
+        part_number: 0,
+    };
+    fixture.store.packs.seal_all().await.unwrap();
+    damage(fixture.dir.path());
+    for (copies, told, more) in [(99, 100, false), (1, 100, true), (50, 100, true)] {
+        for _ in 0..copies {
+            let copy = fixture.store.compose(fixture.domain, &[piece]).await.unwrap();
+            publish(&fixture.store, copy).await.unwrap();
+        }
+        let report = scrub(&fixture).await;
+        for finding in &report.findings {
+            assert_eq!((finding.owners.rows.len(), finding.owners.more), (told, more));
+        }
+        assert!(!report.findings.is_empty());
+    }
+}
+
 /// A file that cannot be opened now says nothing about its records.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_read_now_is_not_damaged() {

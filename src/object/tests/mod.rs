@@ -15,7 +15,7 @@ use super::{
 };
 use crate::blob::space::Space;
 use crate::chunk::cipher::Key;
-use crate::chunk::{ChunkStore, ChunkStoreOptions, Keys, MasterKeys};
+use crate::chunk::{ChunkStore, ChunkStoreOptions, ClearStore, Keys, MasterKeys};
 use crate::clock::{Clock, ClockHand};
 use crate::iam::{Action, Grant, Identity, authorize};
 use crate::ids::IdSource;
@@ -85,7 +85,9 @@ impl Fixture {
         let mut options = ChunkStoreOptions::new(dir.path().join("packs"));
         let space = Arc::new(Space::new(dir.path(), reserve_bytes));
         options.space = Arc::clone(&space);
-        options.keys = Keys::open(&*kv, masters.as_ref(), &clock).await.unwrap();
+        options.keys = Keys::open(&*kv, masters.as_ref(), ClearStore::Encrypt, &clock)
+            .await
+            .unwrap();
         std::fs::create_dir_all(dir.path().join("packs")).unwrap();
         let chunks = ChunkStore::open(
             Arc::clone(&kv) as _,
