@@ -44,7 +44,7 @@ node_packages() { # directory, package.json
     touch "$stamp"
 }
 
-packages python3-venv rclone restic openssl curl
+packages python3-venv rclone restic openssl curl lighttpd lighttpd-mod-webdav
 python_venv "$TOOLS/venv" "$HERE/requirements.txt"
 [ "${1:-quick}" = full ] || exit 0
 

@@ -21,16 +21,21 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 mod check;
+mod migrate;
 mod scrub;
 mod usage;
 
 pub use check::{CheckReport, Repaired};
+pub use migrate::MigrateReport;
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::telemetry::ProcessMetrics;
 
+/// On every request that changes something. A page in a browser on this machine cannot send it without being asked first
+/// (<https://fetch.spec.whatwg.org/#cors-preflight-fetch>).
+pub const ORDER_HEADER: &str = "cairn-order";
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,6 +58,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// How the scrub stands and what it found.
     async fn scrub(&self) -> Result<ScrubReport, String>;
+
+    /// Where the packs are, and how their move stands.
+    async fn migration(&self) -> Result<MigrateReport, String>;
+
+    /// Wants all packs in the cloud, or in the data directory.
+    async fn migrate(&self, to_cloud: bool) -> Result<MigrateReport, String>;
 
     /// Brings metrics up to date that are computed when they are asked for.
     async fn refresh_metrics(&self);
@@ -117,8 +128,22 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if *request.method() == Method::POST && request.uri().path() == "/v1/migrate" {
+            return match request.uri().query() {
+                _ if !request.headers().contains_key(ORDER_HEADER) => text(
+                    StatusCode::FORBIDDEN,
+                    format!("an order needs the header {ORDER_HEADER}\n"),
+                ),
+                Some("to=cloud") => json(self.backend.migrate(true).await),
+                Some("to=local") => json(self.backend.migrate(false).await),
+                _ => text(StatusCode::BAD_REQUEST, "say to=cloud or to=local\n".to_owned()),
+            };
+        }
         if *request.method() != Method::GET && *request.method() != Method::HEAD {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n".to_owned());
+            let mut response = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET is served here, and POST at /v1/migrate\n".to_owned(),
+            );
             response
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -136,9 +161,10 @@ impl Admin {
                 Some(_) => text(StatusCode::BAD_REQUEST, "the one option is read_data\n".to_owned()),
             },
             "/v1/scrub" => json(self.backend.scrub().await),
+            "/v1/migrate" => json(self.backend.migration().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/migrate\n"
                     .to_owned(),
             ),
         }

@@ -1,6 +1,7 @@
 //! From a location to the blobs there.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::directory::DirectoryBlobs;
@@ -10,10 +11,10 @@ use crate::config::{BlobLocation, Place};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("{location}: {error}")]
-    Directory { location: BlobLocation, error: io::Error },
-    #[error("{location}: {error}")]
-    Remote { location: BlobLocation, error: RemoteError },
+    #[error("file://{path}: {error}")]
+    Directory { path: PathBuf, error: io::Error },
+    #[error("{url}: {error}")]
+    Remote { url: String, error: RemoteError },
 }
 
 /// The blobs of a location. Blocks for a directory, which is made if it is not there. Asks nothing of a server: what is
@@ -22,14 +23,14 @@ pub fn open(location: &BlobLocation) -> Result<Arc<dyn Blobs>, OpenError> {
     match &location.place {
         Place::Directory(path) => {
             let blobs = DirectoryBlobs::open(path).map_err(|error| OpenError::Directory {
-                location: location.clone(),
+                path: path.clone(),
                 error,
             })?;
             Ok(Arc::new(blobs))
         }
         Place::S3 { .. } | Place::Webdav { .. } => {
             let blobs = RemoteBlobs::open(location).map_err(|error| OpenError::Remote {
-                location: location.clone(),
+                url: location.to_string(),
                 error,
             })?;
             Ok(Arc::new(blobs))

@@ -36,9 +36,15 @@ pub enum RemoteError {
     #[error("the HTTP client cannot be made: {0}")]
     Client(#[from] reqwest::Error),
     #[error("{0}")]
-    Service(#[from] opendal::Error),
+    Service(Box<opendal::Error>),
     #[error("is no server")]
     NoServer,
+}
+
+impl From<opendal::Error> for RemoteError {
+    fn from(error: opendal::Error) -> Self {
+        Self::Service(Box::new(error))
+    }
 }
 
 #[derive(Debug)]

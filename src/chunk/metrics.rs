@@ -28,6 +28,8 @@ pub(super) struct ChunkMetrics {
     pub collected_packs: IntCounter,
     pub collected_bytes: IntCounter,
     pub moved_bytes: IntCounter,
+    /// Bytes of packs that went from one backend to the other.
+    pub migrated_bytes: IntCounter,
     pub collect_errors: IntCounter,
     pub scrubbed_records: IntCounter,
     pub scrubbed_bytes: IntCounter,
@@ -73,6 +75,7 @@ impl ChunkMetrics {
             collected_packs: counter("collected_packs", "Packs deleted by the collector")?,
             collected_bytes: counter("collected_bytes", "Bytes of packs deleted by the collector")?,
             moved_bytes: counter("moved_bytes", "Record bytes moved by the collector")?,
+            migrated_bytes: counter("migrated_bytes", "Bytes of packs moved from one backend to the other")?,
             collect_errors: counter("collect_errors", "Runs of the collector that stopped early")?,
             scrubbed_records: counter("scrubbed_records", "Records verified by the scrub")?,
             scrubbed_bytes: counter("scrubbed_bytes", "Record bytes verified by the scrub")?,

@@ -2,6 +2,7 @@
 
 mod bulk;
 pub mod chunker;
+mod cloud;
 pub mod codec;
 mod collect;
 mod compose;
@@ -12,6 +13,7 @@ mod garbage;
 mod index;
 pub mod md5;
 mod metrics;
+mod migrate;
 mod owners;
 pub mod pack;
 mod packs;
@@ -32,13 +34,15 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use cloud::KeeperHandle;
 pub use collect::{CollectOptions, CollectReport, CollectorHandle};
 pub use compose::Piece;
 pub use domain::DomainKey;
 pub use error::{CollectError, ComposeError, MetaError, OpenError, ReadError, WriteError};
 pub use garbage::UnwindReport;
+pub use migrate::MigrateStatus;
 pub use owners::Owners;
-pub use pack::AppendError;
+pub use pack::{AppendError, CloudOptions};
 pub use reader::DataStream;
 pub use rebuild::RebuildReport;
 pub use recount::{Difference, Recount};

@@ -191,7 +191,7 @@ impl ChunkStore {
                 domain,
                 id,
             };
-            match self.packs.read(Extent::new(wanted)).await {
+            match self.read_extent(Extent::new(wanted)).await {
                 Ok(read) => {
                     let bytes = read.into_iter().next().map(|(_, bytes)| bytes);
                     return Ok((known.row, bytes.ok_or(ReadError::Damaged { chunk: id, pack })?));
@@ -432,7 +432,7 @@ impl Cursor {
             None => Vec::new(),
             Some(extent) => {
                 let ids: Vec<ChunkId> = extent.records().iter().map(|wanted| wanted.id).collect();
-                match self.store.packs.read(extent).await {
+                match self.store.read_extent(extent).await {
                     Ok(read) => read.into_iter().map(|(_, bytes)| bytes).collect(),
                     Err(error @ pack::ReadError::Io { .. }) => return Err(ReadError::Pack(Arc::new(error))),
                     Err(pack::ReadError::Busy(spent)) => return Err(spent.into()),

@@ -133,7 +133,7 @@ impl ChunkStore {
     /// The records of the extent whose plaintext is not what their id names; `None`: the extent cannot be read.
     async fn bad_records(&self, extent: Extent) -> Result<Option<Vec<ChunkId>>, CollectError> {
         let records = extent.records().to_vec();
-        match self.packs.read(extent).await {
+        match self.packs.read_itself(extent).await {
             Ok(read) => Ok(Some(self.misnamed(&records, read).await?)),
             Err(error @ pack::ReadError::Busy(_)) => Err(error.into()),
             Err(_) => Ok(None),
@@ -142,7 +142,7 @@ impl ChunkStore {
 
     /// Why the record is bad, if it is.
     async fn reason(&self, wanted: &Wanted) -> Result<Option<String>, CollectError> {
-        match self.packs.read(Extent::new(*wanted)).await {
+        match self.packs.read_itself(Extent::new(*wanted)).await {
             Ok(read) => {
                 let bad = self.misnamed(&[*wanted], read).await?;
                 Ok((!bad.is_empty()).then(|| NOT_ITS_NAME.to_owned()))

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::blob::space::Space;
 use crate::chunk::bulk::Bulk;
+use crate::chunk::cloud;
 use crate::chunk::codec::{Codecs, Compression};
 use crate::chunk::collect::CollectOptions;
 use crate::chunk::domain::DomainKey;
@@ -19,7 +20,8 @@ use crate::chunk::error::{MetaError, OpenError};
 use crate::chunk::index;
 use crate::chunk::md5::Md5Lanes;
 use crate::chunk::metrics::ChunkMetrics;
-use crate::chunk::pack::{PackOptions, PackSet};
+use crate::chunk::migrate::Migration;
+use crate::chunk::pack::{CloudOptions, PackOptions, PackSet};
 use crate::chunk::packs::PackTable;
 use crate::chunk::pool::BufferPool;
 use crate::chunk::recover::{self, RecoverReport, RowClaims};
@@ -30,6 +32,7 @@ use crate::ids::{DataId, DomainId, IdSource, SegmentId};
 use crate::kv::{Counter, Kv};
 use crate::limits::{BUFFER_POOL_BYTES, BUFFER_WAIT, MIB, SCAN_ROWS_MAX};
 use crate::meta::key::{self, Table, UsageKind, UsageScope};
+use crate::meta::pack::Backend;
 use crate::meta::record::Malformed;
 use crate::meta::segment::SegmentRow;
 use crate::meta::tree::TreeRow;
@@ -44,6 +47,8 @@ const TRANSFER_BYTES: usize = 16 * MIB;
 pub struct ChunkStoreOptions {
     pub packs_dir: PathBuf,
     pub packs: PackOptions,
+    /// Where packs are besides the directory.
+    pub cloud: Option<CloudOptions>,
     pub compression: Compression,
     /// Plaintext windows and read extents in memory, over all requests.
     pub pool_bytes: usize,
@@ -67,6 +72,7 @@ impl ChunkStoreOptions {
         Self {
             packs_dir,
             packs: PackOptions::default(),
+            cloud: None,
             compression: Compression::default(),
             pool_bytes: BUFFER_POOL_BYTES,
             pool_wait: BUFFER_WAIT,
@@ -84,7 +90,7 @@ impl ChunkStoreOptions {
 pub struct ChunkStore {
     pub(super) kv: Arc<dyn Kv>,
     pub(super) packs: PackSet,
-    pub(super) table: PackTable,
+    pub(super) table: Arc<PackTable>,
     pub(super) pool: BufferPool,
     pub(super) md5: Md5Lanes,
     pub(super) codecs: Codecs,
@@ -105,6 +111,9 @@ pub struct ChunkStore {
     /// Held by the one run of the collector, and by who needs the references to rest.
     pub(super) collecting: Mutex<()>,
     pub(super) troubles: Troubles,
+    pub(super) migration: Migration,
+    /// Wakes the keeper.
+    pub(super) keep: Notify,
     pub(super) metrics: ChunkMetrics,
     recovered: RecoverReport,
 }
@@ -139,6 +148,8 @@ impl ChunkStore {
     ) -> Result<Arc<Self>, OpenError> {
         let metrics = ChunkMetrics::new(registry)?;
         let pool = BufferPool::with_wait(options.pool_bytes, options.pool_wait);
+        let table = Arc::new(PackTable::new(Arc::clone(&kv), clock.clone()));
+        let cloud = cloud::start(&kv, options.cloud, &table).await?;
         let packs = {
             let (pool, ids, registry) = (pool.clone(), Arc::clone(&ids), registry.clone());
             let (dir, packs) = (options.packs_dir.clone(), options.packs.clone());
@@ -146,10 +157,11 @@ impl ChunkStore {
                 kv: Arc::clone(&kv),
                 runtime: Handle::current(),
             };
-            tokio::task::spawn_blocking(move || PackSet::open(&dir, packs, ids, pool, &registry, &claims))
+            tokio::task::spawn_blocking(move || PackSet::open(&dir, packs, ids, pool, &registry, &claims, cloud))
                 .await
                 .map_err(|_| OpenError::Stopped)??
         };
+        table.attach(packs.places());
         let recovered = recover::recover(&*kv, &packs, &clock).await?;
         let troubles = Troubles::default();
         for (packs, trouble) in [
@@ -163,7 +175,7 @@ impl ChunkStore {
         let bulk =
             Bulk::start(options.bulk_threads).map_err(|error| OpenError::Threads(std::io::Error::other(error)))?;
         Ok(Arc::new(Self {
-            table: PackTable::new(Arc::clone(&kv), clock.clone()),
+            table,
             kv,
             packs,
             pool,
@@ -185,6 +197,8 @@ impl ChunkStore {
             space: options.space,
             collecting: Mutex::new(()),
             troubles,
+            migration: Migration::default(),
+            keep: Notify::new(),
             metrics,
             recovered,
         }))
@@ -251,6 +265,15 @@ impl ChunkStore {
                 _ => return Ok(usage),
             }
         }
+    }
+
+    /// Bytes of the packs in the cloud.
+    pub fn cloud_bytes(&self) -> u64 {
+        let packs = self.packs.packs().into_iter();
+        packs
+            .filter(|pack| pack.backend == Backend::Cloud)
+            .map(|pack| pack.bytes)
+            .sum()
     }
 
     pub(super) fn pack_bytes(&self) -> u64 {

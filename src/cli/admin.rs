@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::admin::{CheckReport, ScrubReport, UsageReport};
+use crate::admin::{CheckReport, MigrateReport, ORDER_HEADER, ScrubReport, UsageReport};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer: the usage of some hundred thousand buckets.
@@ -29,6 +29,14 @@ pub fn usage(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
 
 pub fn scrub(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
     report::<ScrubReport>(address, "/v1/scrub", as_json)
+}
+
+/// How the move of the packs stands; with `to`, `cloud` or `local`, it is begun first.
+pub fn migrate(address: SocketAddr, to: Option<&str>, as_json: bool) -> Result<String, AdminError> {
+    if let Some(to) = to {
+        ask(address, "POST", &format!("/v1/migrate?to={to}"), Some(TIMEOUT))?;
+    }
+    report::<MigrateReport>(address, "/v1/migrate", as_json)
 }
 
 /// Waits as long as it takes.
@@ -62,8 +70,13 @@ fn get(address: SocketAddr, path: &str) -> Result<String, AdminError> {
 
 /// `timeout`: without a byte of the answer.
 fn get_within(address: SocketAddr, path: &str, timeout: Option<Duration>) -> Result<String, AdminError> {
+    ask(address, "GET", path, timeout)
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, timeout: Option<Duration>) -> Result<String, AdminError> {
     let address = reachable(address);
-    let answer = exchange(address, path, timeout).map_err(|source| AdminError::Unreachable { address, source })?;
+    let answer =
+        exchange(address, method, path, timeout).map_err(|source| AdminError::Unreachable { address, source })?;
     let (status, body) = split(&answer).ok_or(AdminError::Foreign { address })?;
     if status == 200 {
         Ok(body.to_owned())
@@ -81,11 +94,12 @@ pub(crate) fn split(answer: &str) -> Option<(u16, &str)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
-fn exchange(address: SocketAddr, path: &str, timeout: Option<Duration>) -> io::Result<String> {
+fn exchange(address: SocketAddr, method: &str, path: &str, timeout: Option<Duration>) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(timeout)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    stream
+        .write_all(format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n{ORDER_HEADER}: yes\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)

@@ -65,6 +65,15 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             };
             return Ok(check::run(load(matches), request, matches.get_flag("json")));
         }
+        Some(("store", matches)) => {
+            let Some(("migrate", matches)) = matches.subcommand() else {
+                return Ok(ExitCode::FAILURE);
+            };
+            let (config, _) = load(matches)?;
+            let to = matches.get_one::<String>("to").map(String::as_str);
+            let report = admin::migrate(config.admin_listen, to, matches.get_flag("json"))?;
+            println!("{}", report.trim_end());
+        }
         Some(("admin", matches)) => {
             let Some((name, matches)) = matches.subcommand() else {
                 return Ok(ExitCode::FAILURE);
@@ -142,6 +151,13 @@ fn command() -> Command {
                 .args(settings.clone())
                 .arg(json.clone()),
         )
+        .subcommand(
+            Command::new("store")
+                .about("Change where a running gateway keeps its data")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(with_admin(migrate_command()).arg(json.clone())),
+        )
         .subcommand(Command::new("version").about("Show the version"))
         .subcommand(
             Command::new("admin")
@@ -181,6 +197,16 @@ fn check_command() -> Command {
             "repair",
             "first make lost chunk rows and counters anew; for a gateway that is stopped",
         ))
+}
+
+fn migrate_command() -> Command {
+    let to = Arg::new("to")
+        .value_name("PLACE")
+        .value_parser(["cloud", "local"])
+        .help("move all packs into the cloud, or into the data directory; without it, show how the move stands");
+    Command::new("migrate")
+        .about("Move all packs into the cloud or back, while they are used")
+        .arg(to)
 }
 
 fn value_name(kind: Kind) -> &'static str {

@@ -94,6 +94,14 @@ pub struct StorageConfig {
 }
 
 #[derive(Clone, Debug)]
+pub struct CloudConfig {
+    pub location: BlobLocation,
+    pub cache_bytes: u64,
+    /// Whether new packs go there.
+    pub takes_packs: bool,
+}
+
+#[derive(Clone, Debug)]
 pub struct TlsConfig {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -128,8 +136,8 @@ pub struct Config {
     pub log: LogConfig,
     pub limits: LimitsConfig,
     pub storage: StorageConfig,
-    /// Where new packs go; `None`: the data directory.
-    pub cloud: Option<BlobLocation>,
+    /// Where packs are besides the data directory.
+    pub cloud: Option<CloudConfig>,
 }
 
 impl Config {
@@ -188,7 +196,7 @@ impl Config {
             log: log_of(values),
             limits: limits_of(values)?,
             storage: storage_of(values)?,
-            cloud: values.location(&table::CLOUD)?,
+            cloud: cloud_of(values)?,
         })
     }
 }
@@ -237,6 +245,17 @@ fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {
         collect_interval: values.duration("storage.collect_interval")?,
         scrub_interval: values.duration("storage.scrub_interval")?,
     })
+}
+
+fn cloud_of(values: &Values) -> Result<Option<CloudConfig>, ConfigError> {
+    let Some(location) = values.location(&table::CLOUD)? else {
+        return Ok(None);
+    };
+    Ok(Some(CloudConfig {
+        location,
+        cache_bytes: values.size("cloud.cache")? as u64,
+        takes_packs: values.is("cloud.new_packs", "cloud"),
+    }))
 }
 
 /// The program's arguments, its name first.

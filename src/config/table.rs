@@ -141,12 +141,30 @@ const GIB: u64 = 1 << 30;
 
 const CLOUD_SETTINGS: [Setting; 5] = location(
     &CLOUD,
-    "where new packs go: `s3://BUCKET/PREFIX`, `webdav+https://HOST/PATH`, `webdav+http://HOST/PATH` or `file:///DIRECTORY`; the data directory if not set",
+    "where packs go besides the data directory: `s3://BUCKET/PREFIX`, `webdav+https://HOST/PATH`, `webdav+http://HOST/PATH` or `file:///DIRECTORY`",
 );
+
+const CLOUD_MORE: &[Setting] = &[
+    setting(
+        "cloud.cache",
+        "1GiB",
+        Kind::Size {
+            min: 0,
+            max: 1024 * 1024 * GIB,
+        },
+        "disk space below the data directory for what was read from the cloud; 0B: none",
+    ),
+    setting(
+        "cloud.new_packs",
+        "cloud",
+        Kind::Choice(&["cloud", "local"]),
+        "where new packs go if `cloud.url` is set",
+    ),
+];
 
 /// Every setting, in the order in which they are shown.
 pub fn settings() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().chain(&CLOUD_SETTINGS)
+    SETTINGS.iter().chain(&CLOUD_SETTINGS).chain(CLOUD_MORE)
 }
 
 const SETTINGS: &[Setting] = &[

@@ -7,8 +7,10 @@ use crate::meta::record::{Malformed, Reader, UnknownFields, Writer};
 
 const RECORD: &str = "pack";
 const FORMAT: u8 = 1;
+const TAG_BYTES: u8 = 1;
+const TAG_OTHER: u8 = 2;
 
-/// A pack's life, downward only (invariant I4); the numbers are part of the format.
+/// A pack's life, from `Pending` to `Active` and then downward only (invariant I4); the numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PackState {
@@ -18,6 +20,12 @@ pub enum PackState {
     Evacuating = 2,
     /// No chunk row points to it; its file is being deleted.
     Condemned = 3,
+    /// It is being put into the cloud, or was; no chunk row points to it yet.
+    Pending = 4,
+}
+
+impl PackState {
+    pub const ALL: [Self; 4] = [Self::Active, Self::Evacuating, Self::Condemned, Self::Pending];
 }
 
 /// How the copies of a pack are laid out; the numbers are part of the format.
@@ -33,6 +41,16 @@ pub enum Layout {
 pub enum Backend {
     /// `packs/` of the data directory.
     Local = 0,
+    /// The place that `cloud.url` names.
+    Cloud = 1,
+}
+
+impl Backend {
+    pub const ALL: [Self; 2] = [Self::Local, Self::Cloud];
+
+    fn from_u8(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|backend| *backend as u8 == byte)
+    }
 }
 
 /// A `pack` row.
@@ -43,6 +61,10 @@ pub struct PackRow {
     /// One for each copy or stripe of the layout.
     pub placement: Vec<Backend>,
     pub created: Timestamp,
+    /// Of a pack that is, or is to be, in the cloud, where nobody asks for lengths at a start: its bytes.
+    pub bytes: Option<u64>,
+    /// Where a second copy may be, whole or not, while the pack moves from one backend to the other.
+    pub other: Option<Backend>,
     pub unknown: UnknownFields,
 }
 
@@ -54,8 +76,24 @@ impl PackRow {
             layout: Layout::Single,
             placement: vec![Backend::Local],
             created,
+            bytes: None,
+            other: None,
             unknown: UnknownFields::default(),
         }
+    }
+
+    /// A pack of so many bytes that is about to be put into the cloud.
+    pub fn pending(created: Timestamp, bytes: u64) -> Self {
+        Self {
+            state: PackState::Pending,
+            placement: vec![Backend::Cloud],
+            bytes: Some(bytes),
+            ..Self::local(created)
+        }
+    }
+
+    pub fn backend(&self) -> Backend {
+        self.placement.first().copied().unwrap_or(Backend::Local)
     }
 
     pub fn encode(&self) -> Bytes {
@@ -68,6 +106,12 @@ impl PackRow {
         for backend in &self.placement {
             writer.u8(*backend as u8);
         }
+        if let Some(bytes) = self.bytes {
+            writer.field(TAG_BYTES, &bytes.to_le_bytes());
+        }
+        if let Some(other) = self.other {
+            writer.field(TAG_OTHER, &[other as u8]);
+        }
         self.unknown.write(&mut writer);
         writer.finish()
     }
@@ -75,7 +119,7 @@ impl PackRow {
     pub fn decode(bytes: Bytes) -> Result<Self, Malformed> {
         let mut reader = Reader::open(RECORD, FORMAT, bytes)?;
         let byte = reader.u8()?;
-        let state = [PackState::Active, PackState::Evacuating, PackState::Condemned]
+        let state = PackState::ALL
             .into_iter()
             .find(|state| *state as u8 == byte)
             .ok_or_else(|| reader.malformed("unknown state"))?;
@@ -85,20 +129,31 @@ impl PackRow {
         }
         let mut placement = Vec::new();
         for _ in 0..reader.varint()? {
-            if reader.u8()? != Backend::Local as u8 {
-                return Err(reader.malformed("unknown backend"));
-            }
-            placement.push(Backend::Local);
+            let backend = Backend::from_u8(reader.u8()?);
+            placement.push(backend.ok_or_else(|| reader.malformed("unknown backend"))?);
         }
-        let mut unknown = UnknownFields::default();
+        let (mut length, mut other, mut unknown) = (None, None, UnknownFields::default());
         while let Some((tag, bytes)) = reader.field()? {
-            unknown.keep(tag, bytes);
+            match tag {
+                TAG_BYTES => {
+                    let bytes = bytes.as_ref().try_into();
+                    let bytes = bytes.map_err(|_| reader.malformed("its length is not eight bytes"))?;
+                    length = Some(u64::from_le_bytes(bytes));
+                }
+                TAG_OTHER => {
+                    let backend = bytes.first().copied().and_then(Backend::from_u8);
+                    other = Some(backend.ok_or_else(|| reader.malformed("unknown backend"))?);
+                }
+                _ => unknown.keep(tag, bytes),
+            }
         }
         Ok(Self {
             state,
             layout: Layout::Single,
             placement,
             created,
+            bytes: length,
+            other,
             unknown,
         })
     }
@@ -113,13 +168,15 @@ mod tests {
     proptest! {
         #[test]
         fn pack_rows_round_trip(
-            state in prop::sample::select(vec![PackState::Active, PackState::Evacuating, PackState::Condemned]),
+            state in prop::sample::select(PackState::ALL.to_vec()),
             created in any::<u64>(),
-            copies in 0usize..4,
+            placement in prop::collection::vec(prop::sample::select(Backend::ALL.to_vec()), 0..4),
+            bytes in any::<Option<u64>>(),
+            other in prop::option::of(prop::sample::select(Backend::ALL.to_vec())),
             unknown in unknown_fields(),
         ) {
             let created = Timestamp::from_unix_ms(created);
-            let row = PackRow { state, layout: Layout::Single, placement: vec![Backend::Local; copies], created, unknown };
+            let row = PackRow { state, layout: Layout::Single, placement, created, bytes, other, unknown };
             prop_assert_eq!(PackRow::decode(row.encode()).unwrap(), row);
         }
 

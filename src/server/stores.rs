@@ -16,16 +16,19 @@ use tokio::task::JoinHandle;
 
 use super::body::{BoxError, RequestBody};
 use super::service::Wire;
-use crate::admin::{Backend, BucketUsage, CheckReport, Recount, ScrubReport, UsageReport};
+use crate::admin::{Backend, BucketUsage, CheckReport, MigrateReport, Recount, ScrubReport, UsageReport};
 use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
-use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectError, CollectorHandle, RebuildReport};
+use crate::chunk::{
+    ChunkStore, ChunkStoreOptions, CloudOptions, CollectError, CollectorHandle, KeeperHandle, RebuildReport,
+};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{CompressionChoice, Config, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::IdSource;
 use crate::kv::Kv;
 use crate::kv::rocks::{RocksKv, RocksOptions};
+use crate::meta::pack::Backend as Place;
 use crate::object::{CheckProgress, Objects, ScrubHandle, StoreError, SweeperHandle};
 use crate::s3::{self, S3Options, S3Wire};
 
@@ -42,6 +45,8 @@ pub enum StoresError {
     Chunks(#[from] crate::chunk::OpenError),
     #[error("the metadata store cannot be used: {0}")]
     Objects(#[from] crate::object::StoreError),
+    #[error("the place for packs cannot be used: {0}")]
+    Cloud(#[from] crate::blob::OpenError),
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -52,6 +57,7 @@ struct UsageMetrics {
     unique: IntGauge,
     stored: IntGauge,
     packs: IntGauge,
+    cloud_packs: IntGauge,
     dedup_ratio: Gauge,
     compression_ratio: Gauge,
 }
@@ -79,6 +85,7 @@ impl UsageMetrics {
                 "Bytes of distinct chunks as they are stored.",
             )?,
             packs: bytes("cairn_store_pack_bytes", "Bytes of the pack files.")?,
+            cloud_packs: bytes("cairn_store_cloud_pack_bytes", "Bytes of the packs in the cloud.")?,
             dedup_ratio: ratio("cairn_store_dedup_ratio", "Logical bytes for each unique byte.")?,
             compression_ratio: ratio("cairn_store_compression_ratio", "Unique bytes for each stored byte.")?,
         })
@@ -99,6 +106,7 @@ struct Background {
     collector: CollectorHandle,
     sweeper: SweeperHandle,
     scrub: ScrubHandle,
+    keeper: KeeperHandle,
     space: JoinHandle<()>,
 }
 
@@ -128,7 +136,8 @@ impl Stores {
         let ids = Arc::new(IdSource::new(clock.clone()));
         let kv = Arc::new(RocksKv::open(rocks_options(config), registry).await?);
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
-        let options = chunk_options(config);
+        let mut options = chunk_options(config);
+        options.cloud = cloud_options(config).await?;
         let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
         let objects = Objects::new(shared, Arc::clone(&chunks), clock, ids);
@@ -160,6 +169,7 @@ impl Stores {
             collector: self.chunks.start_collector(),
             sweeper: self.objects.start_sweeper(config.storage.collect_interval),
             scrub: self.objects.start_scrub(config.storage.scrub_interval),
+            keeper: self.chunks.start_keeper(),
             space: tokio::spawn(watch(Arc::clone(&self.space))),
         });
     }
@@ -197,10 +207,12 @@ impl Stores {
             collector,
             sweeper,
             scrub,
+            keeper,
             space,
         }) = self.background.lock().await.take()
         {
             space.abort();
+            keeper.stop().await;
             scrub.stop().await;
             sweeper.stop().await;
             collector.stop().await;
@@ -274,9 +286,38 @@ impl Backend for Stores {
         })
     }
 
+    async fn migration(&self) -> Result<MigrateReport, String> {
+        let status = self.chunks.migrate_status().await.map_err(|error| error.to_string())?;
+        let to = status.to.map(|backend| match backend {
+            Place::Cloud => "cloud".to_owned(),
+            Place::Local => "local".to_owned(),
+        });
+        Ok(MigrateReport {
+            to,
+            moved_packs: status.moved_packs,
+            moved_bytes: status.moved_bytes,
+            local_packs: status.local.0,
+            local_bytes: status.local.1,
+            cloud_packs: status.cloud.0,
+            cloud_bytes: status.cloud.1,
+            error: status.error,
+        })
+    }
+
+    async fn migrate(&self, to_cloud: bool) -> Result<MigrateReport, String> {
+        if !self.chunks.has_cloud() {
+            return Err("cloud.url is not set".to_owned());
+        }
+        let to = if to_cloud { Place::Cloud } else { Place::Local };
+        self.chunks.migrate_to(to).await.map_err(|error| error.to_string())?;
+        self.migration().await
+    }
+
     async fn refresh_metrics(&self) {
         match self.chunks.usage().await {
             Ok(usage) => {
+                let cloud = i64::try_from(self.chunks.cloud_bytes()).unwrap_or(i64::MAX);
+                self.usage.cloud_packs.set(cloud);
                 self.usage.set(
                     usage.logical_bytes,
                     usage.unique_bytes,
@@ -331,6 +372,22 @@ fn rocks_options(config: &Config) -> RocksOptions {
         block_cache_bytes: config.storage.block_cache_bytes,
         ..RocksOptions::default()
     }
+}
+
+/// Opens the place for packs, which makes a directory if it is one.
+async fn cloud_options(config: &Config) -> Result<Option<CloudOptions>, crate::blob::OpenError> {
+    let Some(cloud) = config.cloud.clone() else {
+        return Ok(None);
+    };
+    let shown = cloud.location.to_string();
+    let opened = tokio::task::spawn_blocking(move || crate::blob::open(&cloud.location)).await;
+    let blobs = opened.map_err(|error| crate::blob::OpenError::Directory {
+        path: shown.clone().into(),
+        error: std::io::Error::other(error),
+    })??;
+    let mut options = CloudOptions::new(blobs, shown, config.data.join("cache"), cloud.cache_bytes);
+    options.takes_packs = cloud.takes_packs;
+    Ok(Some(options))
 }
 
 fn chunk_options(config: &Config) -> ChunkStoreOptions {

@@ -10,7 +10,7 @@ mod store {
     pub use cairn::blob::{BlobError, Blobs, LIST_PAGE_MAX};
 }
 #[path = "../../src/blob/suite.rs"]
-mod suite;
+pub mod suite;
 
 pub fn make_bucket(gateway: &Gateway, name: &str) {
     use std::io::Write;
@@ -26,7 +26,7 @@ fn location(url: &str, endpoint: &str, secret_key: &str) -> BlobLocation {
     BlobLocation::parse(url, endpoint, "us-east-1", ACCESS_KEY, secret_key).unwrap()
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

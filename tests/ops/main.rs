@@ -4,7 +4,9 @@
 
 mod blobs;
 mod clients;
+mod cloud;
 mod damage;
 mod lifecycle;
 mod support;
 mod tls;
+mod webdav;

@@ -117,7 +117,7 @@ fn open(dir: &Path, rows: &Rows) -> (PackSet, prometheus::Registry) {
         pack_bytes: 1 << 20,
         ..PackOptions::default()
     };
-    let set = PackSet::open(dir, options, ids, BufferPool::new(0), &registry, rows).unwrap();
+    let set = PackSet::open(dir, options, ids, BufferPool::new(0), &registry, rows, None).unwrap();
     (set, registry)
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::blob::local::{ALIGNMENT, ReadFile};
 use crate::chunk::codec::{Codec, Codecs};
+use crate::chunk::pack::cloud::{self, Through};
 use crate::chunk::pack::format::aligned;
 use crate::chunk::pack::shared::{Shared, Visit};
 use crate::chunk::pack::{Extent, ReadError, Wanted};
@@ -29,17 +30,17 @@ pub struct Found {
 pub async fn read_stored(shared: &Arc<Shared>, extent: &Extent) -> Result<Vec<Found>, ReadError> {
     let range = aligned_range(extent);
     let buffer = shared.pool.take(length_of(&range)).await?;
-    let bytes = fill(shared, extent, buffer, range.clone()).await?;
+    let bytes = fill(shared, extent, buffer, range.clone(), Through::Source).await?;
     verify_all(shared, extent, &bytes, range.start)
 }
 
 /// The plaintexts of `extent`.
-pub async fn read(shared: &Arc<Shared>, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
+pub async fn read(shared: &Arc<Shared>, extent: Extent, through: Through) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
     let range = aligned_range(&extent);
     let decoded_bytes: usize = extent.records().iter().map(decoded_bytes).sum();
     if decoded_bytes == 0 {
         let buffer = shared.pool.take(length_of(&range)).await?;
-        let bytes = fill(shared, &extent, buffer, range.clone()).await?;
+        let bytes = fill(shared, &extent, buffer, range.clone(), through).await?;
         let found = verify_all(shared, &extent, &bytes, range.start)?;
         return Ok(found
             .into_iter()
@@ -47,7 +48,7 @@ pub async fn read(shared: &Arc<Shared>, extent: Extent) -> Result<Vec<(ChunkId, 
             .collect());
     }
     let (buffer, plain) = shared.pool.take_two(length_of(&range), decoded_bytes).await?;
-    let bytes = fill(shared, &extent, buffer, range.clone()).await?;
+    let bytes = fill(shared, &extent, buffer, range.clone(), through).await?;
     if decoded_bytes <= DECODED_IN_PLACE_BYTES {
         return decode_all(shared, &extent, &bytes, range.start, plain);
     }
@@ -93,6 +94,7 @@ async fn fill(
     extent: &Extent,
     mut buffer: PooledBuf,
     range: Range<u64>,
+    through: Through,
 ) -> Result<Bytes, ReadError> {
     let id = extent.pack();
     let failed = move |error| ReadError::Io { pack: id, error };
@@ -111,6 +113,15 @@ async fn fill(
             None,
             "an extent is longer than any buffer",
         ));
+    }
+    if let Some(cloud) = shared.cloud.as_ref().filter(|_| pack.is_in_cloud()) {
+        let filled = cloud::fill(shared, cloud, extent, buffer, range.start, through).await;
+        drop(lease);
+        return filled.inspect_err(|error| {
+            if let ReadError::Damaged { .. } = error {
+                shared.metrics.damaged.inc();
+            }
+        });
     }
     let file = shared.handle(id).map_err(failed)?;
     let visit = shared.reads_before.visit(id, range.start);

@@ -1,6 +1,6 @@
 //! The pack set: the way in for everyone above.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -9,15 +9,18 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
+use crate::blob::BlobError;
 use crate::blob::local::{ReadFile, remove_file};
 use crate::chunk::pack::batch::{APPEND_BYTES_MAX, Append, Record};
+use crate::chunk::pack::cloud::{self, Cloud, CloudStart, Through};
 use crate::chunk::pack::format::{PACK_RECORDS_MAX, Trailer};
 use crate::chunk::pack::metrics::PackMetrics;
 use crate::chunk::pack::reader;
 use crate::chunk::pack::recovery::{self, Opened};
 use crate::chunk::pack::scan::{Scan, read_end, scan};
-use crate::chunk::pack::shared::{Job, Pack, Shared};
+use crate::chunk::pack::shared::{Job, Pack, Places, Shared};
 use crate::chunk::pack::syncer::Syncer;
 use crate::chunk::pack::{
     AppendError, Claims, CopyError, Entry, Extent, Location, NewRecord, OpenError, PackInfo, PackOptions, PackState,
@@ -25,13 +28,15 @@ use crate::chunk::pack::{
 };
 use crate::chunk::pool::BufferPool;
 use crate::ids::{ChunkId, IdSource, PackId};
+use crate::meta::pack::Backend;
 use crate::priority;
 
-/// All packs of one directory. Dropping it does what is queued, seals the open packs and ends their threads, which
-/// blocks for some milliseconds.
+/// All packs of one directory, and those in a cloud. Dropping it does what is queued for the directory, seals the open packs
+/// and ends their threads, which blocks for some milliseconds; what is on its way into the cloud is given up.
 pub struct PackSet {
     shared: Arc<Shared>,
     syncers: Vec<JoinHandle<()>>,
+    uploader: Option<AbortHandle>,
     recovered: Vec<Recovered>,
 }
 
@@ -45,24 +50,52 @@ impl PackSet {
         pool: BufferPool,
         registry: &prometheus::Registry,
         claims: &dyn Claims,
+        start: Option<CloudStart>,
     ) -> Result<Self, OpenError> {
         let metrics = PackMetrics::new(registry)?;
         let (found, recovered) = recovery::open_all(dir, options.direct, claims)?;
         for repair in &recovered {
             tell(repair, &metrics);
         }
-        let shared = Arc::new(Shared::new(dir, options, ids, pool, metrics));
+        let (mut there, mut twice, mut runtime, mut cloud) = (Vec::new(), BTreeSet::new(), None, None);
+        if let Some(start) = start {
+            there = start.packs.clone();
+            twice.extend(start.twice.iter().copied());
+            runtime = Some(start.runtime.clone());
+            cloud = Some(owned(Cloud::open(start, registry)?, runtime.as_ref())?);
+        }
+        cloud::remove_partial(dir).map_err(|error| OpenError::Io {
+            path: dir.to_path_buf(),
+            error,
+        })?;
+        let shared = Arc::new(Shared::new(dir, options, ids, pool, metrics, cloud));
         let pack = |Opened { info, entries }: Opened| {
-            let pack = Pack::new(info.id, info.state, info.bytes);
+            let pack = Pack::new(info.id, info.state, info.bytes, Backend::Local);
             pack.status.lock().entries = entries;
             (info.id, Arc::new(pack))
         };
-        shared.packs.write().extend(found.into_iter().map(pack));
+        {
+            let mut packs = shared.packs.write();
+            packs.extend(found.into_iter().map(pack));
+            // The row decides where a pack is: of one that was on its way out of the directory a file may be left.
+            packs.extend(there.into_iter().map(|pack| {
+                let there = Pack::new(pack.id, PackState::Sealed, pack.bytes, Backend::Cloud);
+                (pack.id, Arc::new(there))
+            }));
+            for pack in twice.iter().filter_map(|id| packs.get(id)) {
+                pack.status.lock().is_twice = true;
+            }
+        }
         let mut set = Self {
             shared,
             syncers: Vec::new(),
+            uploader: None,
             recovered,
         };
+        if let Some(runtime) = runtime {
+            let uploading = runtime.spawn(cloud::upload(Arc::clone(&set.shared)));
+            set.uploader = Some(uploading.abort_handle());
+        }
         for slot in 0..set.shared.slots.len() {
             let syncer = Syncer::new(Arc::clone(&set.shared), slot);
             let spawned = thread::Builder::new().name(format!("pack-{slot}")).spawn(move || {
@@ -100,14 +133,42 @@ impl PackSet {
         }
         let _place = self.shared.appends.acquire().await.map_err(|_| AppendError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let slot = self.shared.idlest_slot().ok_or(AppendError::Closed)?;
-        slot.push(Job::Append(Append { records, bytes, answer }))?;
+        let append = Append { records, bytes, answer };
+        if let Some(cloud) = self.shared.cloud.as_ref().filter(|cloud| cloud.takes_packs()) {
+            cloud.queue.push(append)?;
+        } else {
+            let slot = self.shared.idlest_slot().ok_or(AppendError::Closed)?;
+            slot.push(Job::Append(append))?;
+        }
         answered.await.map_err(|_| AppendError::Closed)?
     }
 
     /// The plaintexts of an extent's records, in their order, every one verified against its header and CRC.
     pub async fn read(&self, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
-        reader::read(&self.shared, extent).await
+        reader::read(&self.shared, extent, Through::Cache).await
+    }
+
+    /// As `read`, from the pack itself, never from a cache in front of it.
+    pub async fn read_itself(&self, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
+        reader::read(&self.shared, extent, Through::Source).await
+    }
+
+    /// Whether what is read of the pack comes over a network or through a cache: its bytes are to be held against the full
+    /// hash that names them.
+    pub fn is_far(&self, id: PackId) -> bool {
+        self.shared.cloud.is_some() && self.shared.pack(id).is_some_and(|pack| pack.is_in_cloud())
+    }
+
+    /// Forgets what a cache has of an extent.
+    pub fn uncache(&self, extent: &Extent) {
+        if let Some(cloud) = &self.shared.cloud {
+            cloud.uncache(extent);
+        }
+    }
+
+    /// Tells where packs are, without keeping the set alive.
+    pub fn places(&self) -> Places {
+        Places(Arc::downgrade(&self.shared))
     }
 
     /// Appends an extent's records to an open pack as they are stored, verified but not decoded.
@@ -126,6 +187,9 @@ impl PackSet {
         let lease = Arc::clone(&pack.gone).read_owned().await;
         if *lease {
             return Err(ReadError::NotFound(id));
+        }
+        if let Some(cloud) = self.shared.cloud.as_ref().filter(|_| pack.is_in_cloud()) {
+            return Ok(cloud::records(&self.shared, cloud, id, pack.info().bytes).await?.into());
         }
         {
             let status = pack.status.lock();
@@ -158,11 +222,18 @@ impl PackSet {
     pub async fn lengths(&self) -> BTreeMap<PackId, u64> {
         let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
         let length = move |info: PackInfo| {
+            if info.backend != Backend::Local {
+                return None;
+            }
             let length = fs::metadata(shared.path(info.id)).ok()?.len();
             Some((info.id, length.min(info.bytes)))
         };
         let ask = move || packs.into_iter().filter_map(length).collect();
-        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+        let mut found: BTreeMap<_, _> = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+        if let Some(cloud) = &self.shared.cloud {
+            found.extend(cloud::lengths(&self.shared, cloud).await);
+        }
+        found
     }
 
     /// The sealed packs whose footer is not the one that was written, or cannot be read. Reads all footers.
@@ -173,10 +244,14 @@ impl PackSet {
                 let file = ReadFile::open(&shared.path(info.id), false)?;
                 read_table(&file, read_end(&file, info.id)?.trailer().as_ref())
             };
-            info.state == PackState::Sealed && !matches!(read(), Ok(Some(_)))
+            info.backend == Backend::Local && info.state == PackState::Sealed && !matches!(read(), Ok(Some(_)))
         };
         let ask = move || packs.into_iter().filter(is_damaged).map(|info| info.id).collect();
-        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+        let mut damaged: Vec<PackId> = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+        if let Some(cloud) = &self.shared.cloud {
+            damaged.extend(cloud::damaged_footers(&self.shared, cloud).await);
+        }
+        damaged
     }
 
     /// All packs, by id.
@@ -212,6 +287,18 @@ impl PackSet {
             )));
         }
         let mut gone = Arc::clone(&pack.gone).write_owned().await;
+        let (in_cloud, is_twice) = {
+            let status = pack.status.lock();
+            (status.backend == Backend::Cloud, status.is_twice)
+        };
+        if in_cloud || is_twice {
+            self.remove_blob(id).await?;
+        }
+        if in_cloud && !is_twice {
+            self.shared.packs.write().remove(&id);
+            *gone = true;
+            return Ok(());
+        }
         let shared = Arc::clone(&self.shared);
         let remove = move || {
             remove(&shared, id)?;
@@ -225,8 +312,72 @@ impl PackSet {
     }
 }
 
+impl PackSet {
+    async fn remove_blob(&self, id: PackId) -> Result<(), ReadError> {
+        let Some(cloud) = &self.shared.cloud else { return Ok(()) };
+        cloud.remove(id).await.map_err(|error| cloud::told(id, 0, error))
+    }
+
+    pub fn has_cloud(&self) -> bool {
+        self.shared.cloud.is_some()
+    }
+
+    pub fn info(&self, id: PackId) -> Option<PackInfo> {
+        self.shared.pack(id).map(|pack| pack.info())
+    }
+
+    /// From now on a deletion of the pack removes both copies.
+    pub fn set_twice(&self, id: PackId) {
+        if let Some(pack) = self.shared.pack(id) {
+            pack.status.lock().is_twice = true;
+        }
+    }
+
+    /// Copies a sealed pack to the other backend, byte for byte, and reads it back.
+    pub async fn copy_whole(&self, id: PackId, to: Backend) -> Result<(), ReadError> {
+        let pack = self.shared.pack(id).ok_or(ReadError::NotFound(id))?;
+        let cloud = self.shared.cloud.as_ref().ok_or(ReadError::NotFound(id))?;
+        let lease = Arc::clone(&pack.gone).read_owned().await;
+        if *lease {
+            return Err(ReadError::NotFound(id));
+        }
+        cloud::copy(&self.shared, cloud, id, pack.info().bytes, to).await
+    }
+
+    /// Turns readers to the copy at `to`, waits out those of the other one, and removes that.
+    pub async fn switch(&self, id: PackId, to: Backend) -> Result<(), ReadError> {
+        let (Some(pack), Some(cloud)) = (self.shared.pack(id), self.shared.cloud.as_ref()) else {
+            return Ok(());
+        };
+        let gone = Arc::clone(&pack.gone).write_owned().await;
+        if *gone {
+            return Ok(());
+        }
+        pack.status.lock().backend = to;
+        let from = match to {
+            Backend::Local => Backend::Cloud,
+            Backend::Cloud => Backend::Local,
+        };
+        cloud::remove_other(&self.shared, cloud, id, from).await?;
+        pack.status.lock().is_twice = false;
+        Ok(())
+    }
+
+    /// Removes a pack that was, or was to be, put into the cloud, and that nothing points to.
+    pub async fn discard(&self, id: PackId) -> Result<(), ReadError> {
+        self.remove_blob(id).await?;
+        self.delete(id).await
+    }
+}
+
 impl Drop for PackSet {
     fn drop(&mut self) {
+        if let Some(uploader) = &self.uploader {
+            uploader.abort();
+        }
+        if let Some(cloud) = &self.shared.cloud {
+            cloud.queue.close();
+        }
         for slot in &self.shared.slots {
             slot.close();
         }
@@ -262,6 +413,18 @@ fn tell(repair: &Recovered, metrics: &PackMetrics) {
             tracing::error!(%pack, records, lost_bytes = repair.lost_bytes, damaged = repair.damaged.len(), chunks = chunks.join(" "),
                 "a pack is damaged: it lacks records that were durable; its file is left as it is");
         }
+    }
+}
+
+/// The cloud, unless it is sure that its place is not this store's. One that does not answer is asked again later.
+fn owned(cloud: Cloud, runtime: Option<&tokio::runtime::Handle>) -> Result<Cloud, OpenError> {
+    match runtime.map(|runtime| runtime.block_on(cloud.owned())) {
+        Some(Err(error @ BlobError::Unavailable(_))) => {
+            tracing::warn!(%error, "the cloud does not answer: what is only there cannot be read now");
+            Ok(cloud)
+        }
+        Some(Err(error)) => Err(OpenError::Cloud(error)),
+        Some(Ok(())) | None => Ok(cloud),
     }
 }
 

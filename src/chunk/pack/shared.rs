@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot};
@@ -12,10 +12,12 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::blob::local::ReadFile;
 use crate::chunk::codec::Codecs;
 use crate::chunk::pack::batch::Append;
+use crate::chunk::pack::cloud::Cloud;
 use crate::chunk::pack::metrics::PackMetrics;
 use crate::chunk::pack::{AppendError, Entry, PackInfo, PackOptions, PackState};
 use crate::chunk::pool::BufferPool;
 use crate::ids::{IdSource, PackId};
+use crate::meta::pack::Backend;
 
 pub struct Shared {
     pub dir: PathBuf,
@@ -33,10 +35,18 @@ pub struct Shared {
     /// Places for blocking reads.
     pub reads: Arc<Semaphore>,
     next_written_at: AtomicU64,
+    pub cloud: Option<Cloud>,
 }
 
 impl Shared {
-    pub fn new(dir: &Path, options: PackOptions, ids: Arc<IdSource>, pool: BufferPool, metrics: PackMetrics) -> Self {
+    pub fn new(
+        dir: &Path,
+        options: PackOptions,
+        ids: Arc<IdSource>,
+        pool: BufferPool,
+        metrics: PackMetrics,
+        cloud: Option<Cloud>,
+    ) -> Self {
         // The front of a fresh id is Unix milliseconds and 16 random bits: above whatever an earlier process counted to.
         let start = ids.next().first_chunk().map_or(0, |front| u64::from_be_bytes(*front));
         Self {
@@ -53,6 +63,7 @@ impl Shared {
             metrics,
             packs: RwLock::new(BTreeMap::new()),
             next_written_at: AtomicU64::new(start),
+            cloud,
         }
     }
 
@@ -140,6 +151,17 @@ impl ReadsBefore {
     }
 }
 
+/// Tells where packs are, without keeping the set alive.
+#[derive(Clone, Default)]
+pub struct Places(pub(super) Weak<Shared>);
+
+impl Places {
+    /// `None`: there is no such pack.
+    pub fn backend(&self, pack: PackId) -> Option<Backend> {
+        Some(self.0.upgrade()?.pack(pack)?.info().backend)
+    }
+}
+
 /// A pack that exists.
 pub struct Pack {
     pub id: PackId,
@@ -151,15 +173,20 @@ pub struct Pack {
 pub struct Status {
     pub state: PackState,
     pub bytes: u64,
+    pub backend: Backend,
+    /// Whether a copy may be at the other backend as well.
+    pub is_twice: bool,
     /// The whole records in the order of writing, while there is no footer.
     pub entries: Vec<Entry>,
 }
 
 impl Pack {
-    pub fn new(id: PackId, state: PackState, bytes: u64) -> Self {
+    pub fn new(id: PackId, state: PackState, bytes: u64, backend: Backend) -> Self {
         let status = Mutex::new(Status {
             state,
             bytes,
+            backend,
+            is_twice: false,
             entries: Vec::new(),
         });
         Self {
@@ -175,7 +202,12 @@ impl Pack {
             id: self.id,
             state: status.state,
             bytes: status.bytes,
+            backend: status.backend,
         }
+    }
+
+    pub fn is_in_cloud(&self) -> bool {
+        self.status.lock().backend == Backend::Cloud
     }
 }
 

@@ -28,7 +28,7 @@ fn open(dir: &Path) -> PackSet {
 fn open_with(dir: &Path, options: PackOptions) -> PackSet {
     let ids = Arc::new(IdSource::new(Clock::system()));
     let registry = prometheus::Registry::new();
-    PackSet::open(dir, options, ids, BufferPool::new(0), &registry, &Rows::default()).unwrap()
+    PackSet::open(dir, options, ids, BufferPool::new(0), &registry, &Rows::default(), None).unwrap()
 }
 
 pub fn noise(length: usize, seed: u64) -> Bytes {
@@ -322,6 +322,7 @@ async fn what_is_no_record_is_refused() {
         BufferPool::new(0),
         &prometheus::Registry::new(),
         &Rows::default(),
+        None,
     );
     assert!(matches!(again, Err(OpenError::Unreadable { .. })));
 }
