@@ -349,11 +349,14 @@ impl PackSet {
         let (Some(pack), Some(cloud)) = (self.shared.pack(id), self.shared.cloud.as_ref()) else {
             return Ok(());
         };
-        let gone = Arc::clone(&pack.gone).write_owned().await;
-        if *gone {
-            return Ok(());
+        {
+            let gone = Arc::clone(&pack.gone).write_owned().await;
+            if *gone {
+                return Ok(());
+            }
+            pack.status.lock().backend = to;
         }
-        pack.status.lock().backend = to;
+        // Nobody waits for this: a cloud that is down answers late.
         let from = match to {
             Backend::Local => Backend::Cloud,
             Backend::Cloud => Backend::Local,
