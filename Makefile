@@ -16,10 +16,12 @@ AGAINST ?=
 MINIO ?=
 JSON ?=
 BENCH_FLAGS ?=
+# Of `make scale`.
+CHUNKS ?= 5000000
 
 BUILD_PACKAGES := build-essential clang libclang-dev cmake pkg-config curl ca-certificates
 
-.PHONY: run build test bench torture conformance deps clients clean
+.PHONY: run build test bench space scale torture conformance deps clients clean
 
 run: build
 	bin/cairn serve --data "$(DATA)"
@@ -43,6 +45,14 @@ bench: build
 	cargo build $(CARGO_FLAGS) --bin load
 	@install -m 755 "$(CARGO_TARGET_DIR)/release/load" bin/load
 	SECONDS_EACH=$(SECONDS) AGAINST=$(AGAINST) MINIO=$(MINIO) JSON=$(JSON) $(PYTHON) tools/bench/bench $(BENCH_FLAGS)
+
+space: build
+	JSON=$(JSON) $(PYTHON) tools/space/compare
+
+scale: build
+	cargo build $(CARGO_FLAGS) --bin scale
+	@install -m 755 "$(CARGO_TARGET_DIR)/release/scale" bin/scale
+	JSON=$(JSON) $(PYTHON) tools/scale/measure --chunks $(CHUNKS)
 
 torture: build
 	tools/torture.sh $(KILLS) 1000 100 all

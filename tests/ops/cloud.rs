@@ -173,7 +173,7 @@ fn a_store_moves_out_of_a_bucket_and_back_while_it_is_read_and_over_a_kill() {
     is_sound(&gateway);
     let from_a_page = exchange(
         &mut connect(&gateway.admin),
-        b"POST /v1/migrate?to=local HTTP/1.0\r\n\r\n",
+        b"POST /v1/migrate?to=local HTTP/1.0\r\nOrigin: http://evil.example\r\n\r\n",
     );
     assert!(from_a_page.starts_with("HTTP/1.0 403"), "{from_a_page}");
     migrate(&gateway, "local", "cloud_packs");

@@ -1,14 +1,21 @@
 //! Tests of the chunk store as a whole. The invariants' names are those of ARCHITECTURE.md.
 
+mod braking;
 mod cloud;
 mod collecting;
+mod comparing;
 mod composing;
 mod crash;
 mod damage;
+mod encrypting;
+mod epochs;
 mod harness;
 mod healing;
 mod invariants;
+mod keys;
+mod leaks;
 mod migrating;
 mod races;
 mod scrubbing;
 mod storing;
+mod window;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::timeout;
 
 use crate::blob::{BlobError, Blobs};
 use crate::chunk::pack::ClaimsError;
@@ -21,10 +22,11 @@ mod latency;
 mod metrics;
 mod moving;
 mod put;
+mod set;
 
-pub use fetch::{Through, damaged_footers, fill, lengths, records, told};
+pub use fetch::{Through, fill, lengths, table, told};
 pub use moving::{copy, remove_other, remove_partial};
-pub use put::upload;
+pub use put::{PACK_BYTES, upload};
 
 use cache::Cache;
 use latency::Latency;
@@ -39,6 +41,9 @@ const FOLDER: &str = "packs/";
 const GETS_MAX: usize = 64;
 /// Second requests of slow reads at the same time.
 const HEDGES_MAX: usize = 8;
+
+/// See [`CloudOptions::late`].
+pub const LATE: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone, Debug)]
 pub struct CloudOptions {
@@ -56,6 +61,8 @@ pub struct CloudOptions {
     pub put_within: Duration,
     /// A read is slow after this, and later if most are.
     pub hedge_min: Duration,
+    /// How long after its end a put that failed may still happen, at the most.
+    pub late: Duration,
 }
 
 impl CloudOptions {
@@ -69,6 +76,7 @@ impl CloudOptions {
             timeout: Duration::from_secs(150),
             put_within: Duration::from_secs(20),
             hedge_min: Duration::from_millis(50),
+            late: LATE,
         }
     }
 }
@@ -79,7 +87,7 @@ pub trait Ledger: Send + Sync {
     async fn pending(&self, pack: PackId, bytes: u64) -> Result<(), ClaimsError>;
 }
 
-/// A pack that a row says is in the cloud, or may be.
+/// A pack that a row says is in the cloud.
 #[derive(Clone, Copy, Debug)]
 pub struct CloudPack {
     pub id: PackId,
@@ -152,21 +160,30 @@ impl Cloud {
         let blobs = &self.options.blobs;
         let ask = || async {
             let other = |what: &str| BlobError::Refused(format!("{} {what}", self.options.shown));
-            match blobs.get(OWNER, None).await {
+            match self.in_time(blobs.get(OWNER, None)).await {
                 Ok(found) if found == self.store => Ok(()),
                 Ok(_) => Err(other("belongs to another store")),
                 Err(BlobError::NotFound) if self.had_packs => Err(other("does not have this store's packs")),
-                Err(BlobError::NotFound) => blobs.put(OWNER, Bytes::from(self.store.clone())).await,
+                Err(BlobError::NotFound) => self.in_time(blobs.put(OWNER, Bytes::from(self.store.clone()))).await,
                 Err(error) => Err(error),
             }
         };
         self.owned.get_or_try_init(ask).await.map(drop)
     }
 
+    async fn put(&self, pack: PackId, bytes: Bytes) -> Result<(), BlobError> {
+        self.in_time(self.options.blobs.put(&name(pack), bytes)).await
+    }
+
     /// Removes a pack's blob. One that is not there is removed already.
     pub async fn remove(&self, pack: PackId) -> Result<(), BlobError> {
         self.owned().await?;
-        self.options.blobs.delete(&name(pack)).await
+        self.in_time(self.options.blobs.delete(&name(pack))).await
+    }
+
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
+        let answer = timeout(self.options.timeout, call).await;
+        answer.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())))
     }
 }
 

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::{Cloud, name};
+use super::Cloud;
 use crate::blob::BlobError;
 use crate::chunk::pack::batch::{self, Append};
 use crate::chunk::pack::format::PACK_RECORDS_MAX;
@@ -25,7 +25,7 @@ use crate::meta::pack::Backend;
 /// Puts under way at the same time. With the next two it bounds the memory for packs that are being put.
 const PUTS_MAX: usize = 4;
 /// Bytes after which a pack takes no further append. The largest append still fits.
-const PACK_BYTES: usize = 16 * MIB;
+pub const PACK_BYTES: usize = 16 * MIB;
 /// Bytes that are put without waiting for more.
 const GATHERED_BYTES: usize = 4 * MIB;
 /// How long appends gather while others are being put.
@@ -208,8 +208,7 @@ async fn named(shared: &Shared, cloud: &Cloud, id: crate::ids::PackId, pack: Vec
     let pending = cloud.ledger.pending(id, length).await;
     pending.map_err(|error| BlobError::Unavailable(error.to_string()))?;
     let begun = Instant::now();
-    let put = timeout(cloud.options.timeout, cloud.options.blobs.put(&name(id), pack.into())).await;
-    put.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())))?;
+    cloud.put(id, pack.into()).await?;
     cloud.metrics.put_seconds.observe(begun.elapsed().as_secs_f64());
     cloud.metrics.put_bytes.inc_by(length);
     let pack = Pack::new(id, PackState::Sealed, length, Backend::Cloud);

@@ -1,0 +1,6 @@
+//! The backup of real stores, into blobs in memory that fail.
+
+mod history;
+mod shipping;
+mod site;
+mod window;
