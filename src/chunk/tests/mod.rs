@@ -2,6 +2,7 @@
 
 mod braking;
 mod cloud;
+mod clouded;
 mod collecting;
 mod comparing;
 mod composing;
@@ -11,6 +12,7 @@ mod encrypting;
 mod epochs;
 mod harness;
 mod healing;
+mod images;
 mod invariants;
 mod keys;
 mod leaks;
