@@ -59,19 +59,9 @@ pub(super) struct GcMetrics {
     pub condemned_bytes: IntGauge,
 }
 
-impl ChunkMetrics {
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
-            let counter = IntCounter::new(format!("cairn_chunk_{name}_total"), help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            let gauge = IntGauge::new(format!("cairn_chunk_{name}"), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let gc = GcMetrics {
+impl GcMetrics {
+    fn new(gauge: impl Fn(&str, &str) -> Result<IntGauge, prometheus::Error>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
             epoch: gauge("collect_epoch", "The epoch of collection")?,
             stopped: gauge("collect_stopped", "1: unexplained death stopped collection")?,
             running: gauge("collect_running", "1: a run of the collector is under way")?,
@@ -86,9 +76,24 @@ impl ChunkMetrics {
                 "condemned_bytes",
                 "Bytes of condemned packs that the restore window keeps",
             )?,
+        })
+    }
+}
+
+impl ChunkMetrics {
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(format!("cairn_chunk_{name}_total"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(format!("cairn_chunk_{name}"), help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
         };
         Ok(Self {
-            gc,
+            gc: GcMetrics::new(gauge)?,
             written_bytes: counter("written_bytes", "Plaintext bytes that uploads brought")?,
             unique_bytes: counter("unique_bytes", "Plaintext bytes of chunks that were new")?,
             stored_bytes: counter("stored_bytes", "Record bytes of chunks that were new")?,

@@ -180,18 +180,10 @@ impl ChunkStore {
         };
         table.attach(packs.places());
         let recovered = recover::recover(&*kv, &packs, &clock).await?;
-        let troubles = Troubles::default();
-        for (packs, trouble) in [
-            (&recovered.missing, Trouble::Missing),
-            (&recovered.damaged, Trouble::Damaged),
-        ] {
-            packs.iter().for_each(|pack| troubles.found(*pack, trouble));
-            metrics.lost_packs.add(packs.len() as i64);
-        }
+        let troubles = troubles_of(&recovered, &metrics);
         let md5 = Md5Lanes::start(options.md5_threads).map_err(OpenError::Threads)?;
         let bulk =
             Bulk::start(options.bulk_threads).map_err(|error| OpenError::Threads(std::io::Error::other(error)))?;
-        let opened = clock.now();
         let store = Arc::new(Self {
             table,
             kv,
@@ -210,6 +202,7 @@ impl ChunkStore {
                 128 + 72 * row.entries.len()
             }),
             boot: ids.next(),
+            migration: Migration::new(clock.now()),
             clock,
             ids,
             gc: Gc::new(options.collect.rest_percent),
@@ -220,7 +213,6 @@ impl ChunkStore {
             collecting: Mutex::new(()),
             troubles,
             late_ms: u64::try_from(late.as_millis()).unwrap_or(u64::MAX),
-            migration: Migration::new(opened),
             keep: Notify::new(),
             metrics,
             recovered,
@@ -313,6 +305,19 @@ impl ChunkStore {
     pub(super) fn pack_bytes(&self) -> u64 {
         self.packs.packs().iter().map(|pack| pack.bytes).sum()
     }
+}
+
+/// The packs that opening found to be in trouble.
+fn troubles_of(recovered: &RecoverReport, metrics: &ChunkMetrics) -> Troubles {
+    let troubles = Troubles::default();
+    for (packs, trouble) in [
+        (&recovered.missing, Trouble::Missing),
+        (&recovered.damaged, Trouble::Damaged),
+    ] {
+        packs.iter().for_each(|pack| troubles.found(*pack, trouble));
+        metrics.lost_packs.add(packs.len() as i64);
+    }
+    troubles
 }
 
 /// A counter row's value.
