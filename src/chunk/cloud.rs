@@ -23,8 +23,9 @@ use crate::meta::record::Malformed;
 /// Names the store in the place where its packs are.
 const STORE_ID_ROW: &str = "cloud-id";
 const ROWS_PER_COMMIT: usize = 256;
-/// Between two tries to move what is to move.
+/// Between two tries to move what is to move, at the most and at the least.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
+const KEEP_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// What the packs need for the cloud; `None`: there is none, and no row says that there was.
 pub(super) async fn start(
@@ -109,13 +110,15 @@ impl ChunkStore {
     }
 
     async fn keep_until(self: Arc<Self>, cancel: CancellationToken) {
+        // Who waits for what failed before is not kept waiting for longer than that.
+        let every = Duration::from_millis(self.late_ms).clamp(KEEP_EVERY_MIN, KEEP_EVERY);
         let keep = async {
             loop {
                 if let Err(error) = self.migrate().await {
                     tracing::warn!(%error, "the move of the packs stopped early and will resume");
                 }
                 // Woken, or again after a while.
-                let _ = tokio::time::timeout(KEEP_EVERY, self.keep.notified()).await;
+                let _ = tokio::time::timeout(every, self.keep.notified()).await;
             }
         };
         cancel.run_until_cancelled(keep).await;

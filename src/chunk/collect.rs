@@ -122,7 +122,7 @@ impl Run {
     }
 
     /// Whether the next one must go on.
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.tried.len() >= PACKS_PER_RUN || self.report.bytes_moved >= MOVED_PER_RUN || Instant::now() >= self.until
     }
 }

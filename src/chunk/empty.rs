@@ -24,7 +24,7 @@ pub(super) enum Emptied {
     Yes,
     /// It is kept, for this reason.
     Stuck(String),
-    /// What seems dead in it is needed again where its records would go: it is left as it is.
+    /// What seems dead in it is needed again where its records would go, or others have it: it is left as it is.
     NotWorth,
     /// Nothing points to it, and the restore window keeps its file.
     Waits,
@@ -98,6 +98,9 @@ impl ChunkStore {
     pub(super) async fn move_together(&self, packs: &[PackInfo], run: &mut Run) -> Result<(), CollectError> {
         let mut batch = Batch::default();
         for info in packs.iter().take(run.left()) {
+            if run.is_over() {
+                break;
+            }
             let gathered = match self.begin_pack(info.id, run).await {
                 Ok(Begun::Row(known)) if known.row.state == PackState::Evacuating => {
                     let (epoch, report) = (run.epoch, &mut run.report);
@@ -108,6 +111,7 @@ impl ChunkStore {
             match gathered {
                 // It is told where the pack is emptied.
                 Err(error) if !error.is_of_pack() => return Err(error),
+                Err(error) if error.is_unreachable() => break,
                 _ => {}
             }
         }

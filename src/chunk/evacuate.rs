@@ -55,7 +55,7 @@ impl ChunkStore {
         batch: &mut Batch,
         report: &mut CollectReport,
     ) -> Result<Vec<Entry>, CollectError> {
-        let mut entries = self.packs.records(pack).await?.to_vec();
+        let mut entries = self.entries_of(pack).await?;
         entries.sort_unstable_by_key(|entry| entry.location.offset);
         for entries in entries.chunks(STEP_RECORDS) {
             let live = self.live(pack, entries).await?;
@@ -73,6 +73,14 @@ impl ChunkStore {
             }
         }
         Ok(entries)
+    }
+
+    /// The records of a pack; of one whose blob is lost none. What rows point to in it is told by its counter.
+    pub(super) async fn entries_of(&self, pack: PackId) -> Result<Vec<Entry>, PackError> {
+        match self.packs.records(pack).await {
+            Err(PackError::Damaged { .. }) => Ok(Vec::new()),
+            entries => Ok(entries?.to_vec()),
+        }
     }
 
     /// Moves what is gathered and rests.

@@ -161,9 +161,15 @@ impl ChunkStore {
             return Ok(Moved::Left);
         };
         if !self.is_calm(id, &known.row) {
+            tracing::info!(pack = %id, "a pack waits until what failed before in the cloud cannot happen any more");
             return Ok(Moved::Left);
         }
         if known.row.backend() == to {
+            // Once more and synced: what this row says has to be durable before the other copy goes.
+            let row = known.row.clone();
+            let Some(known) = self.step(id, known, row, Durability::Synced).await? else {
+                return Ok(Moved::Left);
+            };
             self.packs.turn(id, to).await;
             return self.leave(id, known).await;
         }

@@ -101,6 +101,8 @@ pub struct CloudConfig {
     pub cache_bytes: u64,
     /// Whether new packs go there.
     pub takes_packs: bool,
+    /// How long a put that failed may still happen.
+    pub late: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -310,6 +312,7 @@ fn cloud_of(values: &Values) -> Result<Option<CloudConfig>, ConfigError> {
         location,
         cache_bytes: values.size("cloud.cache")? as u64,
         takes_packs: values.is("cloud.new_packs", "cloud"),
+        late: values.duration("cloud.late")?,
     }))
 }
 

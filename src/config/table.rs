@@ -168,6 +168,12 @@ const CLOUD_SETTINGS: &[Setting] = &[
         Kind::Choice(&["cloud", "local"]),
         "where new packs go if `cloud.url` is set",
     ),
+    setting(
+        "cloud.late",
+        "15min",
+        LONG,
+        "how long a put that failed may still happen at the server: only then what it may have left is removed, or its name used again",
+    ),
 ];
 
 const BACKUP_PLACE: [Setting; 5] = location(

@@ -54,6 +54,7 @@ pub(super) async fn cloud_options(config: &Config) -> Result<Option<CloudOptions
     })??;
     let mut options = CloudOptions::new(blobs, shown, config.data.join("cache"), cloud.cache_bytes);
     options.takes_packs = cloud.takes_packs;
+    options.late = cloud.late;
     Ok(Some(options))
 }
 

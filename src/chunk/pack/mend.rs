@@ -42,7 +42,11 @@ impl PackSet {
         let failed = move |error| ReadError::Io { pack: id, error };
         if pack.is_in_cloud() {
             drop(lease);
-            let table = self.table(id).await?;
+            let table = match self.table(id).await {
+                // There is no such blob, or not all of it.
+                Err(ReadError::Damaged { .. }) => return Ok(Footer::Lost),
+                table => table?,
+            };
             if !table.footer_damaged {
                 return Ok(Footer::Whole);
             }

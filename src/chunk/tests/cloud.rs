@@ -409,6 +409,26 @@ async fn damage_in_the_cloud_is_found_by_scrub_and_healed_by_an_upload() {
     fixture.check().await;
 }
 
+/// Durable in the cloud 50 ms and one round trip after it began; the machine is busy with other tests, so the best of some.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_write_takes_a_round_trip_and_little_more() {
+    const ROUND_TRIP: Duration = Duration::from_millis(120);
+    let place = place();
+    let fixture = fixture_with(&place, 0).await;
+    let mut best = Duration::MAX;
+    for seed in 0..8 {
+        place.script(Call::Put, [BlobFault::Delay(ROUND_TRIP)]);
+        let (bytes, begun) = (content(seed, 9_000), Instant::now());
+        fixture.put(&bytes).await;
+        best = best.min(begun.elapsed());
+    }
+    assert_eq!(blobs(&place).await.len(), 8);
+    assert!(
+        best >= ROUND_TRIP && best < ROUND_TRIP + Duration::from_millis(50),
+        "{best:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_writes_that_come_together_share_packs() {
     let place = place();

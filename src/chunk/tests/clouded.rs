@@ -191,11 +191,15 @@ async fn a_check_counts_packs_in_the_cloud_and_tells_what_it_could_not_look_at()
             .iter()
             .all(|finding| finding.pack == lost && !finding.owners.rows.is_empty())
     );
-    // An upload of the same bytes heals it.
+    let found = fixture.store.scrub_footer(lost).await.unwrap();
+    assert_eq!(found.len() as u64, recount.findings_total);
+    // An upload of the same bytes heals it, and what is left of the pack goes.
     let again = fixture.put(&put[3].1).await;
     let healed = [(again, put[3].1.clone()), put[3].clone()];
     all_read(&fixture, &healed).await;
     fixture.collect().await;
+    assert!(fixture.store.packs.info(lost).is_none());
+    assert_eq!(fixture.store.degraded(), None);
     fixture.check().await;
 }
 
