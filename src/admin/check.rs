@@ -69,6 +69,8 @@ impl fmt::Display for CheckReport {
             0 => String::new(),
             copies => format!(", {copies} of them newer copies of what the index names"),
         };
+        let (packs, cloud) = (self.found.packs, self.found.cloud_packs);
+        writeln!(f, "packs     {packs}, {cloud} of them in the cloud")?;
         writeln!(f, "index     {} records in packs{newer}", self.found.index_records)?;
         if self.read_data {
             let (records, bodies, bytes) = (self.found.records, self.found.bodies, human(self.found.bytes));

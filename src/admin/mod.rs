@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 mod check;
 mod gc;
 mod keys;
+mod migrate;
 mod scrub;
 mod usage;
 
@@ -33,6 +34,7 @@ pub use crate::chunk::GcStatus;
 pub use check::{CheckLine, CheckReport, Repaired};
 pub use gc::GcResumed;
 pub use keys::{KeysReport, RotationReport};
+pub use migrate::MigrateReport;
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, UsageReport};
 
@@ -44,6 +46,8 @@ use crate::telemetry::ProcessMetrics;
 const RESUME: &str = "/v1/gc/resume";
 const ROTATE: &str = "/v1/keys/rotate";
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
+/// How the move of the packs stands, and with POST, the order to move them.
+const MIGRATE: &str = "/v1/migrate";
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Between two lines on how far a check has come.
@@ -82,6 +86,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Lets collection go on that was stopped.
     async fn resume_gc(&self) -> Result<GcResumed, String>;
+    /// Where the packs are, and how their move stands.
+    async fn migration(&self) -> Result<MigrateReport, String>;
+
+    /// Wants all packs in the cloud, or in the data directory.
+    async fn migrate(&self, to_cloud: bool) -> Result<MigrateReport, String>;
 
     /// Brings metrics up to date that are computed when they are asked for.
     async fn refresh_metrics(&self);
@@ -148,21 +157,32 @@ impl Admin {
         }
     }
 
+    /// A POST to a path that changes something.
+    async fn change(&self, request: &Request<Incoming>) -> Response<Body> {
+        match (request.uri().path(), request.uri().query()) {
+            (RESUME, _) => json(self.backend.resume_gc().await),
+            (ROTATE, _) => json(self.backend.rotate_key().await),
+            (_, Some("to=cloud")) => json(self.backend.migrate(true).await),
+            (_, Some("to=local")) => json(self.backend.migrate(false).await),
+            _ => text(StatusCode::BAD_REQUEST, "say to=cloud or to=local\n".to_owned()),
+        }
+    }
+
     async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         if is_of_a_page(request.headers()) {
             return text(StatusCode::FORBIDDEN, "not for the pages of other sites\n".to_owned());
         }
         let path = request.uri().path();
-        let changes = path == RESUME || path == ROTATE;
-        if changes && *request.method() == Method::POST {
-            return if path == RESUME {
-                json(self.backend.resume_gc().await)
-            } else {
-                json(self.backend.rotate_key().await)
-            };
+        if *request.method() == Method::POST && [RESUME, ROTATE, MIGRATE].contains(&path) {
+            return self.change(request).await;
         }
+        let changes = path == RESUME || path == ROTATE;
         if changes || (*request.method() != Method::GET && *request.method() != Method::HEAD) {
-            let allowed = if changes { "POST" } else { "GET, HEAD" };
+            let allowed = match path {
+                RESUME | ROTATE => "POST",
+                MIGRATE => "GET, HEAD, POST",
+                _ => "GET, HEAD",
+            };
             let mut response = text(
                 StatusCode::METHOD_NOT_ALLOWED,
                 format!("only {allowed} is served here\n"),
@@ -184,9 +204,10 @@ impl Admin {
             "/v1/scrub" => json(self.backend.scrub().await),
             "/v1/backup" => json(Ok(self.backend.backup())),
             "/v1/gc" => json(self.backend.gc().await),
+            MIGRATE => json(self.backend.migration().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/scrub /v1/check /v1/gc /v1/keys /v1/backup, and POST to /v1/gc/resume /v1/keys/rotate\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/scrub /v1/check /v1/gc /v1/keys /v1/backup /v1/migrate, and POST to /v1/gc/resume /v1/keys/rotate /v1/migrate\n"
                     .to_owned(),
             ),
         }

@@ -8,8 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::{
-    Admin, Backend, BackupStatus, CheckLine, CheckReport, GcResumed, GcStatus, KeysReport, RotationReport, ScrubReport,
-    UsageReport,
+    Admin, Backend, BackupStatus, CheckLine, CheckReport, GcResumed, GcStatus, KeysReport, MigrateReport,
+    RotationReport, ScrubReport, UsageReport,
 };
 use crate::object::{CheckProgress, Progress, Stage};
 
@@ -68,6 +68,14 @@ impl Backend for Slow {
     }
 
     async fn resume_gc(&self) -> Result<GcResumed, String> {
+        Err("not asked for".to_owned())
+    }
+
+    async fn migration(&self) -> Result<MigrateReport, String> {
+        Err("not asked for".to_owned())
+    }
+
+    async fn migrate(&self, _: bool) -> Result<MigrateReport, String> {
         Err("not asked for".to_owned())
     }
 

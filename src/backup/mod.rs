@@ -27,10 +27,10 @@ mod vault;
 
 pub use lineage::{Lineage, LineageError};
 pub use names::Id;
-pub use pieces::{Pieces, needed};
+pub use pieces::Pieces;
 pub use points::{Point, Wanted};
 pub use progress::{BackupStatus, told};
-pub use restore::{RestoreError, RestoreOptions, Restored, Source, is_unfinished, restore};
+pub use restore::{RestoreError, RestoreOptions, Restored, Source, brought_home, is_unfinished, restore};
 pub use task::{Backup, BackupHandle, Sources};
 pub use vault::VaultError;
 

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use parking_lot::Mutex;
-use rustix::io::Errno;
 
 use super::names::{Digest, PACKS, PieceName};
 use super::task::Backup;
 use super::vault::{Vault, VaultError};
 use super::{AT_ONCE, DELTA_BYTES, PIECE_BYTES};
-use crate::chunk::PackFile;
+use crate::chunk::{PackBytes, PackFile};
 use crate::ids::PackId;
 
 /// A finished pack in more pieces than this is shipped once more, in large ones.
@@ -194,11 +193,11 @@ impl Backup {
     async fn ship_piece(&self, pack: PackId, piece: Range<u64>) -> Result<Outcome, VaultError> {
         let bytes = loop {
             match self.sources.chunks.pack_bytes_at(pack, piece.clone()).await {
-                Ok(Some(bytes)) => break bytes,
-                Ok(None) => return Ok(Outcome::Gone),
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {
+                Ok(PackBytes::There(bytes)) => break bytes,
+                Ok(PackBytes::Gone) => return Ok(Outcome::Gone),
+                Ok(PackBytes::Lost(error)) => {
                     // What the gateway cannot read either must not keep everything else from being shipped.
-                    tracing::error!(%pack, at = piece.start, %error, "a pack cannot be read for the backup");
+                    tracing::error!(%pack, at = piece.start, error, "a pack cannot be read for the backup");
                     return Ok(Outcome::Unreadable);
                 }
                 Err(error) => {

@@ -16,6 +16,7 @@ use super::progress::told;
 use super::vault::{Patience, Vault, VaultError};
 use crate::blob::Blobs;
 use crate::blob::local::sync_dir;
+use crate::ids::PackId;
 use crate::kv::log::Position;
 use crate::kv::rocks::{LoadError, Loader, RocksKv, RocksOptions};
 
@@ -308,7 +309,7 @@ pub async fn restore(blobs: Arc<dyn Blobs>, options: RestoreOptions) -> Result<R
     blocking(move || begin(&dir)).await?;
     source.metadata(options.rocks.clone()).await?;
     let kv = RocksKv::open(options.rocks, &prometheus::Registry::new()).await?;
-    let needed = super::pieces::needed(&kv).await;
+    let needed = brought_home(&kv).await;
     kv.shutdown().await;
     drop(kv);
     let needed = needed?;
@@ -325,6 +326,13 @@ pub async fn restore(blobs: Arc<dyn Blobs>, options: RestoreOptions) -> Result<R
         bytes: fetched.bytes,
         lacks: fetched.lacks,
     })
+}
+
+/// The packs that rows point to, which from now on say that all of them are in the data directory.
+pub async fn brought_home(kv: &RocksKv) -> Result<BTreeMap<PackId, u64>, RestoreError> {
+    let left = crate::chunk::leave_cloud(kv).await;
+    left.map_err(|error| RestoreError::Read(error.to_string()))?;
+    super::pieces::needed(kv).await
 }
 
 /// Marks the directory as unfinished, and removes what an unfinished restore left in it.

@@ -73,7 +73,7 @@ impl ChunkStore {
 
     async fn count(&self, pack: PackId) -> Result<Count, CollectError> {
         let mut count = Count::default();
-        for entries in self.packs.records(pack).await?.chunks(STEP_RECORDS) {
+        for entries in self.entries_of(pack).await?.chunks(STEP_RECORDS) {
             let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
             let rows = index::chunks(&*self.kv, &ids).await?;
             for (Entry { id, location, .. }, known) in entries.iter().zip(rows) {

@@ -131,12 +131,14 @@ impl ChunkStore {
 mod tests {
     use super::*;
     use crate::chunk::pack::PackState;
+    use crate::meta::pack::Backend;
 
     fn info(number: u8, bytes: u64) -> PackInfo {
         PackInfo {
             id: PackId([number; 16]),
             state: PackState::Sealed,
             bytes,
+            backend: Backend::Local,
         }
     }
 

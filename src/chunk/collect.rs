@@ -13,19 +13,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::chunk::brake::{Count, Weighed};
-use crate::chunk::choose::worth_moving;
-use crate::chunk::epoch::{Epoch, Step};
-use crate::chunk::error::{CollectError, MetaError};
-use crate::chunk::index::Known;
-use crate::chunk::pack::{AppendError, PackInfo, PackState as FileState};
-use crate::chunk::recover::{forget, live_by_pack, live_bytes, pack_row, pack_rows};
+use crate::chunk::empty::Emptied;
+use crate::chunk::epoch::Epoch;
+use crate::chunk::error::CollectError;
+use crate::chunk::pack::{CLOUD_PACK_BYTES, PackInfo, PackState as FileState};
+use crate::chunk::recover::{all_pack_rows, live_by_pack, live_bytes};
 use crate::chunk::store::ChunkStore;
 use crate::chunk::trouble::Trouble;
 use crate::ids::PackId;
-use crate::kv::{Counter, Durability, Guard};
-use crate::meta::key::{self, PackStatKind};
-use crate::meta::pack::{PackRow, PackState};
+use crate::meta::pack::PackState;
 
 /// Packs that one run empties at the most.
 const PACKS_PER_RUN: usize = 64;
@@ -113,37 +109,29 @@ impl CollectorHandle {
     }
 }
 
-/// How a pack came out of a run.
-pub(super) enum Emptied {
-    Yes,
-    /// It is kept, for this reason.
-    Stuck(String),
-    /// What seems dead in it is needed again where its records would go: it is left as it is.
-    NotWorth,
-    /// Nothing points to it, and the restore window keeps its file.
-    Waits,
-    /// Uploads changed it all the while: the next run tries again.
-    Busy,
-    /// There is no room where its live records would go.
-    NoRoom,
-}
-
 /// A run under way.
-struct Run {
-    epoch: Epoch,
-    report: CollectReport,
+pub(super) struct Run {
+    pub epoch: Epoch,
+    pub report: CollectReport,
     /// Packs that it has to do with no more.
     tried: HashSet<PackId>,
     /// Those of them that were emptied.
     emptied: usize,
     until: Instant,
-    /// It puts small packs together, whatever is dead in them.
-    merges: bool,
+    /// It empties packs whatever is dead in them: small ones, to put them together, and those that somebody wants emptied.
+    pub merges: bool,
+    /// The cloud did not answer: what is there waits for the next run.
+    is_cut_off: bool,
 }
 
 impl Run {
+    /// Packs that it may still begin with.
+    pub fn left(&self) -> usize {
+        PACKS_PER_RUN.saturating_sub(self.emptied)
+    }
+
     /// Whether the next one must go on.
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.emptied >= PACKS_PER_RUN || self.report.bytes_moved >= MOVED_PER_RUN || Instant::now() >= self.until
     }
 }
@@ -212,6 +200,7 @@ impl ChunkStore {
             emptied: 0,
             until: Instant::now() + PACKS_TIME_PER_RUN,
             merges: false,
+            is_cut_off: false,
         };
         let outcome = self.collect_packs(&mut run).await;
         *report = run.report;
@@ -226,25 +215,46 @@ impl ChunkStore {
     }
 
     async fn collect_packs(&self, run: &mut Run) -> Result<(), CollectError> {
-        // What an earlier run began comes first.
-        for (pack, known) in pack_rows(&*self.kv).await? {
+        // What an earlier run began comes first, and what was named for the cloud and came to nothing.
+        for (pack, known) in all_pack_rows(&*self.kv).await? {
             match known.row.state {
                 PackState::Active => {}
+                PackState::Pending if !self.is_given_up(&known.row) => {}
                 PackState::Condemned if !self.may_delete(&known.row) => run.report.waiting += 1,
-                PackState::Evacuating | PackState::Condemned => self.try_pack(pack, run).await?,
+                _ if run.is_cut_off && known.row.may_be_in_cloud() => {}
+                PackState::Pending | PackState::Evacuating | PackState::Condemned => self.try_pack(pack, run).await?,
             }
         }
+        self.empty_wanted(run).await?;
         self.collect_worst(run).await?;
-        let small = self.dead().await?.small(self.pack_bytes, &run.tried);
+        let full = if self.packs.puts_new_packs() {
+            CLOUD_PACK_BYTES
+        } else {
+            self.pack_bytes
+        };
+        let small = self.dead().await?.small(full, &run.tried);
         run.merges = true;
-        self.try_packs(small, run).await
+        if self.packs.moved_together() > 0 {
+            self.move_together(&small, run).await?;
+        }
+        self.try_packs(small, run).await?;
+        self.table.prune();
+        Ok(())
     }
 
-    fn may_delete(&self, row: &PackRow) -> bool {
-        // A version without a window did not note when.
-        let since = row.condemned.unwrap_or(row.created).unix_ms();
-        let window_ms = u64::try_from(self.collect.restore_window.as_millis()).unwrap_or(u64::MAX);
-        window_ms == 0 || self.clock.now().unix_ms() >= since.saturating_add(window_ms)
+    /// Empties the packs that somebody wants emptied.
+    async fn empty_wanted(&self, run: &mut Run) -> Result<(), CollectError> {
+        let wanted = self.gc.take_to_empty();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        run.merges = true;
+        let packs = wanted.iter().filter_map(|pack| self.packs.info(*pack)).collect();
+        let outcome = self.try_packs(packs, run).await;
+        run.merges = false;
+        let left = wanted.iter().filter(|pack| !run.tried.contains(pack));
+        left.for_each(|pack| self.gc.empty(*pack));
+        outcome
     }
 
     /// Tries these packs in turn, as far as the run may go.
@@ -257,7 +267,9 @@ impl ChunkStore {
                 return Ok(());
             }
             self.gc.at(run.tried.len(), planned);
-            self.try_pack(info.id, run).await?;
+            if !run.is_cut_off || !self.packs.is_in_cloud(info.id) {
+                self.try_pack(info.id, run).await?;
+            }
         }
         Ok(())
     }
@@ -270,11 +282,17 @@ impl ChunkStore {
             run.report.stuck.push(pack);
             return Ok(());
         }
-        if (run.report.lacked_room && live != 0) || self.gc.is_not_worth(pack, live) {
+        let is_known = !run.merges && self.gc.is_not_worth(pack, live);
+        if is_known || (run.report.lacked_room && live != 0) {
             return Ok(());
         }
         let why = match self.collect_pack(pack, run).await {
             Ok(Emptied::Stuck(reason)) => reason,
+            Err(error) if error.is_unreachable() => {
+                tracing::warn!(%pack, %error, "the cloud does not answer: packs there are collected later");
+                run.is_cut_off = true;
+                return Ok(());
+            }
             Err(error) if error.is_of_pack() => error.to_string(),
             outcome => {
                 match outcome? {
@@ -326,95 +344,6 @@ impl ChunkStore {
             let chosen = closed.into_iter().map_while(enough).collect();
             self.try_packs(chosen, run).await?;
         }
-    }
-
-    /// Empties and deletes one pack, from wherever it stands.
-    async fn collect_pack(&self, pack: PackId, run: &mut Run) -> Result<Emptied, CollectError> {
-        let Some(mut known) = pack_row(&*self.kv, pack).await? else {
-            return Ok(Emptied::Yes);
-        };
-        let (epoch, packs) = (run.epoch, self.packs.packs());
-        let bytes = packs.iter().find(|info| info.id == pack).map_or(0, |info| info.bytes);
-        if known.row.state != PackState::Condemned {
-            match self.weigh(pack, bytes, epoch).await? {
-                Weighed::Odd(why) => return Ok(Emptied::Stuck(why)),
-                Weighed::Busy => return Ok(Emptied::Busy),
-                Weighed::Fits(Count { live, records, .. }) => {
-                    let starts = known.row.state == PackState::Active && !run.merges;
-                    if starts && !worth_moving(bytes, live, records) {
-                        return Ok(Emptied::NotWorth);
-                    }
-                }
-            }
-        }
-        if known.row.state == PackState::Active {
-            self.table.close(pack);
-            known = self.mark(pack, known, PackState::Evacuating, epoch.step()).await?;
-        }
-        if known.row.state == PackState::Evacuating {
-            // A pack of an interrupted run is not in the table of this process.
-            self.table.close(pack);
-            match self.evacuate(pack, epoch, &mut run.report).await {
-                Ok(Emptied::Yes) => {}
-                Err(CollectError::Append(AppendError::Full)) => return Ok(Emptied::NoRoom),
-                outcome => return outcome,
-            }
-            let mut step = epoch.synced_step();
-            let counter = key::pack_stat(pack, PackStatKind::Live);
-            // The counter is exact: at 0 no chunk row points here, whatever the footer says.
-            step.mutation.guard(match self.kv.get(&counter).await? {
-                Some(_) => Guard::Equals {
-                    key: counter,
-                    value: Counter::encode(0),
-                },
-                None => Guard::Absent { key: counter },
-            });
-            if live_bytes(&*self.kv, pack).await? != 0 {
-                let why = "it has no live record that is known, and its counter says live bytes";
-                return Ok(Emptied::Stuck(why.to_owned()));
-            }
-            known = self.mark(pack, known, PackState::Condemned, step).await?;
-        }
-        if !self.may_delete(&known.row) {
-            return Ok(Emptied::Waits);
-        }
-        self.delete_condemned(pack, &known, epoch).await?;
-        run.report.packs_deleted += 1;
-        run.report.bytes_deleted += bytes;
-        self.metrics.collected_packs.inc();
-        self.metrics.collected_bytes.inc_by(bytes);
-        Ok(Emptied::Yes)
-    }
-
-    /// Deletes a pack that a synced commit has condemned. The epoch is asked for once more, since another collector may
-    /// keep the file for longer; between the answer and the deletion it may still be taken, which harms nothing.
-    async fn delete_condemned(&self, pack: PackId, known: &Known<PackRow>, epoch: Epoch) -> Result<(), CollectError> {
-        self.confirm(epoch).await?;
-        self.packs.delete(pack).await?;
-        let mut step = epoch.step();
-        forget(&mut step.mutation, pack, known);
-        step.commit(&*self.kv).await?;
-        Ok(())
-    }
-
-    async fn mark(
-        &self,
-        pack: PackId,
-        known: Known<PackRow>,
-        state: PackState,
-        mut step: Step,
-    ) -> Result<Known<PackRow>, MetaError> {
-        let condemns = state == PackState::Condemned;
-        debug_assert_eq!(condemns, step.mutation.durability == Durability::Synced);
-        let row = PackRow {
-            state,
-            condemned: condemns.then(|| self.clock.now()),
-            ..known.row
-        };
-        step.mutation.unchanged(key::pack(pack), Some(known.version));
-        step.mutation.put(key::pack(pack), row.encode());
-        let version = step.commit(&*self.kv).await?;
-        Ok(Known { row, version })
     }
 
     /// Gives way after a step that began at `began`.

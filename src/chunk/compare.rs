@@ -24,7 +24,7 @@ use crate::kv::skim::{Skim, after, skim};
 use crate::limits::SCAN_ROWS_MAX;
 use crate::meta::chunk::{ChunkRow, Place};
 use crate::meta::key::{self, Table};
-use crate::meta::pack::PackState;
+use crate::meta::pack::{Backend, PackState};
 
 /// Records looked at in one step.
 const STEP_RECORDS: usize = 256;
@@ -79,6 +79,8 @@ impl ChunkStore {
     ) -> Result<(), MetaError> {
         let mut unmet: BTreeMap<PackId, Sum> = claims.iter().map(|(pack, claim)| (*pack, claim.rows)).collect();
         let packs = self.packs.packs();
+        recount.packs = packs.len() as u64;
+        recount.cloud_packs = packs.iter().filter(|info| info.backend == Backend::Cloud).count() as u64;
         progress.begin(Stage::Index, packs.len() as u64);
         for info in packs {
             progress.add(1);
@@ -94,8 +96,8 @@ impl ChunkStore {
                         _ => left.without(self.meet(view, info.id, &table.entries, recount).await?),
                     };
                 }
-                // Collected meanwhile, or lost: its rows tell.
-                Err(pack::ReadError::NotFound(_)) => {}
+                // Collected meanwhile, or lost, as its blob may be: its rows tell.
+                Err(pack::ReadError::NotFound(_) | pack::ReadError::Damaged { .. }) => {}
                 Err(error) => {
                     unmet.remove(&info.id);
                     let (pack, reason) = (info.id, error.to_string());
@@ -174,7 +176,7 @@ impl ChunkStore {
                     .iter()
                     .map(|entry| (entry.id, entry.location.offset))
                     .collect(),
-                Err(pack::ReadError::NotFound(_)) => HashSet::new(),
+                Err(pack::ReadError::NotFound(_) | pack::ReadError::Damaged { .. }) => HashSet::new(),
                 // The first look found it readable; the next check tells.
                 Err(_) => continue,
             };

@@ -3,11 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::chunk::cipher::Key;
 use crate::chunk::error::{MetaError, WriteError};
-use crate::chunk::pack::{self, Extent};
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, DomainId};
 use crate::kv::{CommitError, Mutation};
@@ -92,29 +89,5 @@ impl ChunkStore {
         let key = Arc::new(DomainKey::new(id, naming, data));
         self.domains.insert(id, Arc::clone(&key));
         Ok(key)
-    }
-
-    /// The plaintexts of an extent's records. Where their keys cannot be had, that is said, and nothing of the records.
-    pub(super) async fn read_records(&self, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, pack::ReadError> {
-        let mut keys: Vec<Arc<DomainKey>> = Vec::new();
-        if self.keys.is_on() {
-            for domain in extent.records().iter().map(|wanted| wanted.domain) {
-                if keys.iter().any(|key| key.id == domain) {
-                    continue;
-                }
-                match self.domain(domain).await {
-                    Ok(key) => keys.push(key),
-                    // A clear record needs none; one that does is told by the reader.
-                    Err(WriteError::UnknownDomain(_)) => {}
-                    Err(error) => {
-                        return Err(pack::ReadError::Io {
-                            pack: extent.pack(),
-                            error: std::io::Error::other(error),
-                        });
-                    }
-                }
-            }
-        }
-        self.packs.read(extent, keys).await
     }
 }

@@ -122,6 +122,11 @@ impl CollectError {
             Self::Append(_) | Self::Stopped(_) => false,
         }
     }
+
+    /// Whether a pack's place does not answer: the pack may be whole.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Read(error) if error.is_unreachable())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

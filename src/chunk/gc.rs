@@ -1,6 +1,6 @@
 //! How collection stands: what this process knows of its own runs, and what is left to do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
@@ -126,6 +126,8 @@ struct State {
     unreadable: (u64, String),
     /// Packs that were not worth moving with so many live bytes.
     not_worth: HashMap<PackId, i64>,
+    /// Packs that are to be emptied, whatever is dead in them.
+    to_empty: BTreeSet<PackId>,
 }
 
 /// What this process knows of its runs.
@@ -189,6 +191,15 @@ impl Gc {
     /// Whether moving the pack was not worth it, and nothing has died in it since.
     pub fn is_not_worth(&self, pack: PackId, live: i64) -> bool {
         self.state.lock().not_worth.get(&pack) == Some(&live)
+    }
+
+    /// The next run empties the pack, whatever is dead in it.
+    pub fn empty(&self, pack: PackId) {
+        self.state.lock().to_empty.insert(pack);
+    }
+
+    pub fn take_to_empty(&self) -> BTreeSet<PackId> {
+        std::mem::take(&mut self.state.lock().to_empty)
     }
 
     pub fn begin(&self, now: Timestamp) {
@@ -304,7 +315,7 @@ impl ChunkStore {
                     debt.condemned += 1;
                     debt.condemned_bytes += bytes;
                 }
-                None => {}
+                Some(PackState::Pending) | None => {}
             }
         }
         debt.packs_above_mark

@@ -28,6 +28,8 @@ pub(super) struct ChunkMetrics {
     pub collected_packs: IntCounter,
     pub collected_bytes: IntCounter,
     pub moved_bytes: IntCounter,
+    /// Bytes of packs that went from one backend to the other.
+    pub migrated_bytes: IntCounter,
     pub collect_errors: IntCounter,
     pub scrubbed_records: IntCounter,
     pub scrubbed_bytes: IntCounter,
@@ -57,19 +59,9 @@ pub(super) struct GcMetrics {
     pub condemned_bytes: IntGauge,
 }
 
-impl ChunkMetrics {
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
-            let counter = IntCounter::new(format!("cairn_chunk_{name}_total"), help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            let gauge = IntGauge::new(format!("cairn_chunk_{name}"), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let gc = GcMetrics {
+impl GcMetrics {
+    fn new(gauge: impl Fn(&str, &str) -> Result<IntGauge, prometheus::Error>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
             epoch: gauge("collect_epoch", "The epoch of collection")?,
             stopped: gauge("collect_stopped", "1: unexplained death stopped collection")?,
             running: gauge("collect_running", "1: a run of the collector is under way")?,
@@ -84,9 +76,24 @@ impl ChunkMetrics {
                 "condemned_bytes",
                 "Bytes of condemned packs that the restore window keeps",
             )?,
+        })
+    }
+}
+
+impl ChunkMetrics {
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(format!("cairn_chunk_{name}_total"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(format!("cairn_chunk_{name}"), help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
         };
         Ok(Self {
-            gc,
+            gc: GcMetrics::new(gauge)?,
             written_bytes: counter("written_bytes", "Plaintext bytes that uploads brought")?,
             unique_bytes: counter("unique_bytes", "Plaintext bytes of chunks that were new")?,
             stored_bytes: counter("stored_bytes", "Record bytes of chunks that were new")?,
@@ -107,6 +114,7 @@ impl ChunkMetrics {
             collected_packs: counter("collected_packs", "Packs deleted by the collector")?,
             collected_bytes: counter("collected_bytes", "Bytes of packs deleted by the collector")?,
             moved_bytes: counter("moved_bytes", "Record bytes moved by the collector")?,
+            migrated_bytes: counter("migrated_bytes", "Bytes of packs moved from one backend to the other")?,
             collect_errors: counter("collect_errors", "Runs of the collector that stopped early")?,
             scrubbed_records: counter("scrubbed_records", "Records verified by the scrub")?,
             scrubbed_bytes: counter("scrubbed_bytes", "Record bytes verified by the scrub")?,

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::chunk::epoch::Epoch;
 use crate::chunk::error::MetaError;
+use crate::chunk::pack::{ClaimsError, Ledger, Places};
 use crate::clock::Clock;
 use crate::ids::{PackId, Sequence};
 use crate::kv::{CommitError, Kv, Mutation};
 use crate::meta::key::{self, PackStatKind, UsageKind, UsageScope};
-use crate::meta::pack::{PackRow, PackState};
+use crate::meta::pack::{Backend, PackRow, PackState};
 
 #[derive(Default)]
 struct Slot {
@@ -21,12 +24,20 @@ struct Slot {
     /// a deleted pack.
     version: OnceCell<Option<Sequence>>,
     closed: AtomicBool,
+    /// The version of the row that named a pack in the cloud before it was put.
+    pending: Option<Pending>,
 }
 
-/// One slot a pack that this process appended to; a hundred bytes for each 64 MiB written.
+struct Pending {
+    version: Sequence,
+    row: PackRow,
+}
+
+/// One slot a pack that this process appended to and that is still there.
 pub(super) struct PackTable {
     kv: Arc<dyn Kv>,
     clock: Clock,
+    places: OnceLock<Places>,
     slots: Mutex<HashMap<PackId, Arc<Slot>>>,
 }
 
@@ -35,6 +46,7 @@ impl PackTable {
         Self {
             kv,
             clock,
+            places: OnceLock::new(),
             slots: Mutex::default(),
         }
     }
@@ -51,11 +63,12 @@ impl PackTable {
     }
 
     async fn active_by(&self, pack: PackId, making: Mutation) -> Result<Option<Sequence>, MetaError> {
-        let slot = Arc::clone(self.slots.lock().entry(pack).or_default());
+        let Some(slot) = self.slot(pack) else { return Ok(None) };
         if slot.closed.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let version = *slot.version.get_or_try_init(|| self.ensure(pack, making)).await?;
+        let make = || self.ensure(pack, slot.pending.as_ref(), making);
+        let version = *slot.version.get_or_try_init(make).await?;
         Ok(version.filter(|_| !slot.closed.load(Ordering::Acquire)))
     }
 
@@ -70,13 +83,60 @@ impl PackTable {
             .store(true, Ordering::Release);
     }
 
-    async fn ensure(&self, pack: PackId, mut mutation: Mutation) -> Result<Option<Sequence>, MetaError> {
-        let absent = mutation.absent(key::pack(pack));
-        mutation.put(key::pack(pack), PackRow::local(self.clock.now()).encode());
+    /// Told once, when the packs are open.
+    pub fn attach(&self, places: Places) {
+        // Only the one who opens the store calls.
+        let _ = self.places.set(places);
+    }
+
+    fn backend(&self, pack: PackId) -> Option<Backend> {
+        self.places.get()?.backend(pack)
+    }
+
+    /// The pack's slot, which is made if it is a local one. `None`: the pack is gone, or was put by another process.
+    fn slot(&self, pack: PackId) -> Option<Arc<Slot>> {
+        let mut slots = self.slots.lock();
+        if let Some(slot) = slots.get(&pack) {
+            return Some(Arc::clone(slot));
+        }
+        (self.backend(pack)? == Backend::Local).then(|| Arc::clone(slots.entry(pack).or_default()))
+    }
+
+    /// Forgets the packs that are gone. One that is named and not put yet is not there yet.
+    pub fn prune(&self) {
+        let is_to_come = |slot: &Slot| slot.pending.is_some() && !slot.version.initialized();
+        self.slots
+            .lock()
+            .retain(|pack, slot| is_to_come(slot) || self.backend(*pack).is_some());
+    }
+
+    /// Forgets a pack that was deleted, or was never put.
+    pub fn forget(&self, pack: PackId) {
+        self.slots.lock().remove(&pack);
+    }
+
+    /// Makes the pack's active row by `mutation`, or of the pending one an active one.
+    async fn ensure(
+        &self,
+        pack: PackId,
+        pending: Option<&Pending>,
+        mut mutation: Mutation,
+    ) -> Result<Option<Sequence>, MetaError> {
+        let (guard, row) = match pending {
+            Some(Pending { version, row }) => {
+                let row = PackRow {
+                    state: PackState::Active,
+                    ..row.clone()
+                };
+                (mutation.unchanged(key::pack(pack), Some(*version)), row)
+            }
+            None => (mutation.absent(key::pack(pack)), PackRow::local(self.clock.now())),
+        };
+        mutation.put(key::pack(pack), row.encode());
         match self.kv.commit(mutation).await {
             Ok(version) => return Ok(Some(version)),
-            // An earlier try whose outcome was unknown.
-            Err(CommitError::Conflict { guard }) if guard == absent => {}
+            // An earlier try whose outcome was unknown; or the pack was taken back.
+            Err(CommitError::Conflict { guard: failed }) if failed == guard => {}
             Err(error) => return Err(error.into()),
         }
         let Some(value) = self.kv.get(&key::pack(pack)).await? else {
@@ -84,6 +144,24 @@ impl PackTable {
         };
         let active = PackRow::decode(value.bytes)?.state == PackState::Active;
         Ok(active.then_some(value.version))
+    }
+}
+
+#[async_trait]
+impl Ledger for PackTable {
+    async fn pending(&self, pack: PackId, bytes: u64) -> Result<(), ClaimsError> {
+        let row = PackRow::pending(self.clock.now(), bytes);
+        // Synced: a blob without a row would never be found again.
+        let mut mutation = Mutation::new();
+        mutation.absent(key::pack(pack));
+        mutation.put(key::pack(pack), row.encode());
+        let version = self.kv.commit(mutation).await?;
+        let slot = Slot {
+            pending: Some(Pending { version, row }),
+            ..Slot::default()
+        };
+        self.slots.lock().insert(pack, Arc::new(slot));
+        Ok(())
     }
 }
 

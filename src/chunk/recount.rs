@@ -40,6 +40,8 @@ pub enum Difference {
     Damaged { pack: PackId },
     #[error("the table of pack {pack} cannot be read, and may be whole: {reason}")]
     Unread { pack: PackId, reason: String },
+    #[error("the packs in the cloud cannot be listed, and their lengths are not compared: {reason}")]
+    Unlisted { reason: String },
     #[error("rows from {from} on up to {until} cannot be read: {reason}")]
     Unreadable {
         from: String,
@@ -62,6 +64,9 @@ pub struct Recount {
     pub differences: Vec<Difference>,
     /// All of them, those that are not listed too.
     pub differences_total: u64,
+    /// Packs whose tables were held against the index, or could not be, which is told; and those of them in the cloud.
+    pub packs: u64,
+    pub cloud_packs: u64,
     /// Records of all packs, and those of them that a rebuild would take in place of the older one that the index names.
     pub records: u64,
     pub newer_copies: u64,
@@ -186,7 +191,11 @@ impl ChunkStore {
 
     /// Holds the files of the packs against the rows that point into them: whether they are there and long enough.
     async fn compare_files(&self, claims: &BTreeMap<PackId, Claim>, recount: &mut Recount) -> Result<(), MetaError> {
-        let lengths = self.packs.lengths().await;
+        let (lengths, unlisted) = self.packs.lengths().await;
+        if let Some(error) = unlisted {
+            let reason = error.to_string();
+            recount.note(Difference::Unlisted { reason });
+        }
         for (pack, claim) in claims {
             let (pack, expected) = (*pack, claim.end);
             let found = lengths.get(&pack).copied().unwrap_or_default();

@@ -128,8 +128,16 @@ pub(super) fn forget(mutation: &mut Mutation, id: PackId, known: &Known<PackRow>
     mutation.delete(key::pack_stat(id, PackStatKind::Dead));
 }
 
-/// All pack rows.
+/// All rows of packs that something points to, or may have. Packs that wait for their first chunk row are none of them:
+/// whatever else is true of them, nothing is lost with them.
 pub(super) async fn pack_rows(kv: &dyn Kv) -> Result<BTreeMap<PackId, Known<PackRow>>, MetaError> {
+    let mut rows = all_pack_rows(kv).await?;
+    rows.retain(|_, known| known.row.state != PackState::Pending);
+    Ok(rows)
+}
+
+/// All pack rows.
+pub(super) async fn all_pack_rows(kv: &dyn Kv) -> Result<BTreeMap<PackId, Known<PackRow>>, MetaError> {
     let mut found = BTreeMap::new();
     let range = key::table(Table::Pack);
     let mut from = range.start;

@@ -3,18 +3,19 @@
 //! A record that fails is noted in its row, so that the next upload of the same bytes stores them anew; one that was
 //! noted and reads well again loses the note.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::chunk::compare;
-use crate::chunk::error::{CollectError, MetaError, ReadError, WriteError};
+use crate::chunk::error::{CollectError, MetaError, ReadError};
 use crate::chunk::evacuate::extents;
 use crate::chunk::index::{self, Known};
 use crate::chunk::owners::Owners;
 use crate::chunk::pack::{self, Entry, Extent, Footer, Wanted};
+use crate::chunk::records::NOT_ITS_NAME;
 use crate::chunk::recover::RowClaims;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, PackId};
@@ -82,7 +83,7 @@ impl ChunkStore {
         self.metrics.scrub_bad_objects.inc_by(bad);
     }
 
-    /// Writes the pack's footer anew if it alone is damaged. If records that the index points to are missing as well, these
+    /// Writes the pack's footer anew if it alone is damaged, or, in the cloud, has the pack emptied. If records that the index points to are missing as well, these
     /// are the findings.
     pub async fn scrub_footer(&self, pack: PackId) -> Result<Vec<Finding>, CollectError> {
         let claims = RowClaims {
@@ -94,6 +95,12 @@ impl ChunkStore {
             Ok(Footer::Rewritten { records }) => {
                 self.metrics.mended_footers.inc();
                 tracing::warn!(%pack, records, "a pack's footer was damaged; no record is lost, and it is written anew");
+                Ok(Vec::new())
+            }
+            Ok(Footer::Kept) => {
+                tracing::warn!(%pack, "a pack's footer in the cloud is damaged; no record is lost, and the collector moves them");
+                self.gc.empty(pack);
+                self.sessions.garbage.notify_one();
                 Ok(Vec::new())
             }
             Ok(Footer::Lost) => Ok(self.lost_in(pack).await?),
@@ -150,16 +157,47 @@ impl ChunkStore {
         Ok(wanted.collect())
     }
 
+    /// The records of `pack` that chunk rows point to and that do not read back. Nothing is noted.
+    pub(super) async fn bad_in(&self, pack: PackId) -> Result<BTreeSet<ChunkId>, CollectError> {
+        let (mut bad, entries) = (BTreeSet::new(), self.packs.records(pack).await?);
+        let mut entries = entries.to_vec();
+        entries.sort_unstable_by_key(|entry| entry.location.offset);
+        for entries in entries.chunks(STEP_RECORDS) {
+            for extent in extents(self.wanted(pack, entries).await?.into_iter()) {
+                let records = extent.records().to_vec();
+                if let Some(found) = self.bad_records(extent).await? {
+                    bad.extend(found);
+                    continue;
+                }
+                for wanted in &records {
+                    if self.reason(wanted).await?.is_some() {
+                        bad.insert(wanted.id);
+                    }
+                }
+            }
+        }
+        Ok(bad)
+    }
+
     pub(super) async fn scrub_extent(&self, extent: Extent, report: &mut ScrubReport) -> Result<(), CollectError> {
         let records = extent.records().to_vec();
         report.records += records.len() as u64;
         // If one of them does not read, none of them does: then each is read by itself.
-        if let Some(bad) = self.bad_records(extent).await? {
-            for wanted in &records {
-                let reason = bad.contains(&wanted.id).then(|| NOT_ITS_NAME.to_owned());
-                self.judge(wanted, reason, report).await?;
+        match self.bad_records(extent).await {
+            Ok(None) => {}
+            Ok(Some(bad)) => {
+                for wanted in &records {
+                    let reason = bad.contains(&wanted.id).then(|| NOT_ITS_NAME.to_owned());
+                    self.judge(wanted, reason, report).await?;
+                }
+                return Ok(());
             }
-            return Ok(());
+            Err(CollectError::Read(error)) if error.is_unreachable() => {
+                report.unread += records.len() as u64;
+                report.unread_reason = error.to_string();
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         }
         for wanted in &records {
             match self.reason(wanted).await {
@@ -177,16 +215,18 @@ impl ChunkStore {
     /// The records of the extent whose plaintext is not what their id names; `None`: the extent cannot be read.
     async fn bad_records(&self, extent: Extent) -> Result<Option<Vec<ChunkId>>, CollectError> {
         let records = extent.records().to_vec();
-        match self.read_records(extent).await {
+        match self.read_packs(extent).await {
             Ok(read) => Ok(Some(self.misnamed(&records, read).await?)),
             Err(error @ pack::ReadError::Busy(_)) => Err(error.into()),
+            // To ask for each record would take as long as the cloud is away.
+            Err(error) if error.is_unreachable() => Err(error.into()),
             Err(_) => Ok(None),
         }
     }
 
     /// Why the record is bad, if it is.
     pub(super) async fn reason(&self, wanted: &Wanted) -> Result<Option<String>, CollectError> {
-        match self.read_records(Extent::new(*wanted)).await {
+        match self.read_packs(Extent::new(*wanted)).await {
             Ok(read) => {
                 let bad = self.misnamed(&[*wanted], read).await?;
                 Ok((!bad.is_empty()).then(|| NOT_ITS_NAME.to_owned()))
@@ -194,28 +234,6 @@ impl ChunkStore {
             Err(error @ (pack::ReadError::Busy(_) | pack::ReadError::Io { .. })) => Err(error.into()),
             Err(error) => Ok(Some(error.to_string())),
         }
-    }
-
-    /// The records whose plaintext is not what their id names.
-    pub(super) async fn misnamed(
-        &self,
-        records: &[Wanted],
-        read: Vec<(ChunkId, Bytes)>,
-    ) -> Result<Vec<ChunkId>, CollectError> {
-        let mut named = Vec::with_capacity(read.len());
-        for (wanted, (id, bytes)) in records.iter().zip(read) {
-            let key = self.domain(wanted.domain).await.map_err(|error| match error {
-                WriteError::Meta(error) => CollectError::Meta(error),
-                _ => CollectError::Copy(wanted.id),
-            })?;
-            named.push((key, id, bytes));
-        }
-        let job = move || {
-            let bad = named.into_iter().filter(|(key, id, bytes)| key.chunk_id(bytes) != *id);
-            bad.map(|(_, id, _)| id).collect()
-        };
-        let first = records.first().map_or(ChunkId([0; 32]), |record| record.id);
-        self.bulk.run(job).await.ok_or(CollectError::Copy(first))
     }
 
     /// Notes what was found about a record, unless the chunk has moved meanwhile.
@@ -273,5 +291,3 @@ impl ChunkStore {
         }
     }
 }
-
-const NOT_ITS_NAME: &str = "its bytes are not those that its name was made from";

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use crate::chunk::error::ReadError;
 use crate::chunk::index;
@@ -21,6 +22,16 @@ pub struct PackFile {
     pub bytes: u64,
     /// Nothing will be added to it by this process.
     pub is_final: bool,
+}
+
+/// What reading a pack's bytes gives. An error beside it: another try may give more.
+#[derive(Debug)]
+pub enum PackBytes {
+    There(Bytes),
+    /// The pack is deleted.
+    Gone,
+    /// The disk does not give them, or the blob is not there: the gateway cannot read them either.
+    Lost(String),
 }
 
 /// Where a pack's file is, below the directory of the packs.
@@ -51,13 +62,14 @@ impl ChunkStore {
         (files, self.packs.deleted())
     }
 
-    /// Durable bytes of a pack as they are; `None`: the pack is deleted. The range starts on a page.
-    pub async fn pack_bytes_at(&self, id: PackId, range: Range<u64>) -> Result<Option<Bytes>, std::io::Error> {
+    /// Durable bytes of a pack as they are, from the disk or from the cloud. The range starts on a page.
+    pub async fn pack_bytes_at(&self, id: PackId, range: Range<u64>) -> Result<PackBytes, std::io::Error> {
         match self.packs.read_raw(id, range).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(pack::ReadError::NotFound(_)) => Ok(None),
-            Err(pack::ReadError::Io { error, .. }) => Err(error),
-            Err(error) => Err(std::io::Error::other(error)),
+            Ok(bytes) => Ok(PackBytes::There(bytes)),
+            Err(pack::ReadError::NotFound(_)) => Ok(PackBytes::Gone),
+            Err(pack::ReadError::Io { error, .. }) if Errno::from_io_error(&error) != Some(Errno::IO) => Err(error),
+            Err(error @ pack::ReadError::Busy(_)) => Err(std::io::Error::other(error)),
+            Err(error) => Ok(PackBytes::Lost(error.to_string())),
         }
     }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::blob::space::Space;
 use crate::chunk::bulk::Bulk;
+use crate::chunk::cloud;
 use crate::chunk::codec::{Codecs, Compression};
 use crate::chunk::collect::CollectOptions;
 use crate::chunk::domain::DomainKey;
@@ -21,7 +22,8 @@ use crate::chunk::index;
 use crate::chunk::keys::Keys;
 use crate::chunk::md5::Md5Lanes;
 use crate::chunk::metrics::ChunkMetrics;
-use crate::chunk::pack::{PackOptions, PackSet};
+use crate::chunk::migrate::Migration;
+use crate::chunk::pack::{CloudOptions, LATE, PackOptions, PackSet};
 use crate::chunk::packs::PackTable;
 use crate::chunk::pool::BufferPool;
 use crate::chunk::recover::{self, RecoverReport, RowClaims};
@@ -32,6 +34,7 @@ use crate::ids::{DataId, DomainId, IdSource, SegmentId};
 use crate::kv::{Counter, Kv};
 use crate::limits::{BUFFER_POOL_BYTES, BUFFER_WAIT, MIB, SCAN_ROWS_MAX};
 use crate::meta::key::{self, Table, UsageKind, UsageScope};
+use crate::meta::pack::Backend;
 use crate::meta::record::Malformed;
 use crate::meta::segment::SegmentRow;
 use crate::meta::tree::TreeRow;
@@ -48,6 +51,8 @@ pub struct ChunkStoreOptions {
     pub packs: PackOptions,
     /// Of the same metadata store.
     pub keys: Keys,
+    /// Where packs are besides the directory.
+    pub cloud: Option<CloudOptions>,
     pub compression: Compression,
     /// Plaintext windows and read extents in memory, over all requests.
     pub pool_bytes: usize,
@@ -72,6 +77,7 @@ impl ChunkStoreOptions {
             packs_dir,
             packs: PackOptions::default(),
             keys: Keys::default(),
+            cloud: None,
             compression: Compression::default(),
             pool_bytes: BUFFER_POOL_BYTES,
             pool_wait: BUFFER_WAIT,
@@ -90,7 +96,7 @@ pub struct ChunkStore {
     pub(super) kv: Arc<dyn Kv>,
     pub(super) packs: PackSet,
     pub(super) keys: Keys,
-    pub(super) table: PackTable,
+    pub(super) table: Arc<PackTable>,
     pub(super) pool: BufferPool,
     pub(super) md5: Md5Lanes,
     pub(super) codecs: Codecs,
@@ -114,6 +120,11 @@ pub struct ChunkStore {
     /// Held by the one run of the collector.
     pub(super) collecting: Mutex<()>,
     pub(super) troubles: Troubles,
+    /// How long after its end a put into the cloud that failed may still happen, at the most.
+    pub(super) late_ms: u64,
+    pub(super) migration: Migration,
+    /// Wakes the keeper.
+    pub(super) keep: Notify,
     pub(super) metrics: ChunkMetrics,
     recovered: RecoverReport,
 }
@@ -148,6 +159,9 @@ impl ChunkStore {
     ) -> Result<Arc<Self>, OpenError> {
         let (metrics, pack_bytes) = (ChunkMetrics::new(registry)?, options.packs.pack_bytes);
         let pool = BufferPool::with_wait(options.pool_bytes, options.pool_wait);
+        let table = Arc::new(PackTable::new(Arc::clone(&kv), clock.clone()));
+        let late = options.cloud.as_ref().map_or(LATE, |cloud| cloud.late);
+        let cloud = cloud::start(&kv, options.cloud, &table).await?;
         let packs = {
             let (pool, ids, registry) = (pool.clone(), Arc::clone(&ids), registry.clone());
             let (dir, packs) = (options.packs_dir.clone(), options.packs.clone());
@@ -155,24 +169,18 @@ impl ChunkStore {
                 kv: Arc::clone(&kv),
                 runtime: Handle::current(),
             };
-            tokio::task::spawn_blocking(move || PackSet::open(&dir, packs, ids, pool, &registry, &claims))
+            tokio::task::spawn_blocking(move || PackSet::open(&dir, packs, ids, pool, &registry, &claims, cloud))
                 .await
                 .map_err(|_| OpenError::Stopped)??
         };
+        table.attach(packs.places());
         let recovered = recover::recover(&*kv, &packs, &clock).await?;
-        let troubles = Troubles::default();
-        for (packs, trouble) in [
-            (&recovered.missing, Trouble::Missing),
-            (&recovered.damaged, Trouble::Damaged),
-        ] {
-            packs.iter().for_each(|pack| troubles.found(*pack, trouble));
-            metrics.lost_packs.add(packs.len() as i64);
-        }
+        let troubles = troubles_of(&recovered, &metrics);
         let md5 = Md5Lanes::start(options.md5_threads).map_err(OpenError::Threads)?;
         let bulk =
             Bulk::start(options.bulk_threads).map_err(|error| OpenError::Threads(std::io::Error::other(error)))?;
         let store = Arc::new(Self {
-            table: PackTable::new(Arc::clone(&kv), clock.clone()),
+            table,
             kv,
             packs,
             keys: options.keys,
@@ -189,6 +197,7 @@ impl ChunkStore {
                 128 + 72 * row.entries.len()
             }),
             boot: ids.next(),
+            migration: Migration::new(clock.now()),
             clock,
             ids,
             gc: Gc::new(options.collect.rest_percent),
@@ -197,6 +206,8 @@ impl ChunkStore {
             space: options.space,
             collecting: Mutex::new(()),
             troubles,
+            late_ms: u64::try_from(late.as_millis()).unwrap_or(u64::MAX),
+            keep: Notify::new(),
             metrics,
             recovered,
         });
@@ -276,9 +287,31 @@ impl ChunkStore {
         }
     }
 
+    /// Bytes of the packs in the cloud.
+    pub fn cloud_bytes(&self) -> u64 {
+        let packs = self.packs.packs().into_iter();
+        packs
+            .filter(|pack| pack.backend == Backend::Cloud)
+            .map(|pack| pack.bytes)
+            .sum()
+    }
+
     pub(super) fn pack_bytes(&self) -> u64 {
         self.packs.packs().iter().map(|pack| pack.bytes).sum()
     }
+}
+
+/// The packs that opening found to be in trouble.
+fn troubles_of(recovered: &RecoverReport, metrics: &ChunkMetrics) -> Troubles {
+    let troubles = Troubles::default();
+    for (packs, trouble) in [
+        (&recovered.missing, Trouble::Missing),
+        (&recovered.damaged, Trouble::Damaged),
+    ] {
+        packs.iter().for_each(|pack| troubles.found(*pack, trouble));
+        metrics.lost_packs.add(packs.len() as i64);
+    }
+    troubles
 }
 
 /// A counter row's value.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::admin::{
-    BackupStatus, CheckLine, CheckReport, GcResumed, GcStatus, KeysReport, RotationReport, ScrubReport, UsageReport,
+    BackupStatus, CheckLine, CheckReport, GcResumed, GcStatus, KeysReport, MigrateReport, RotationReport, ScrubReport,
+    UsageReport,
 };
 use crate::object::CheckProgress;
 
@@ -41,6 +42,14 @@ pub fn usage(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
 
 pub fn scrub(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {
     report::<ScrubReport>(address, "/v1/scrub", as_json)
+}
+
+/// How the move of the packs stands; with `to`, `cloud` or `local`, it is begun first.
+pub fn migrate(address: SocketAddr, to: Option<&str>, as_json: bool) -> Result<String, AdminError> {
+    if let Some(to) = to {
+        request(address, "POST", &format!("/v1/migrate?to={to}"))?;
+    }
+    report::<MigrateReport>(address, "/v1/migrate", as_json)
 }
 
 pub fn backup(address: SocketAddr, as_json: bool) -> Result<String, AdminError> {

@@ -73,14 +73,6 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             let (config, _) = load(matches)?;
             println!("{}", restore::run(&config, restore::request(matches))?);
         }
-        Some(("backup", matches)) => {
-            let Some(("status", matches)) = matches.subcommand() else {
-                return Ok(ExitCode::FAILURE);
-            };
-            let (config, _) = load(matches)?;
-            let report = admin::backup(config.admin_listen, matches.get_flag("json"))?;
-            println!("{}", report.trim_end());
-        }
         Some(("check", matches)) => {
             let request = server::CheckRequest {
                 read_data: matches.get_flag("read-data"),
@@ -92,23 +84,31 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             let told = key::run::<CliError>(matches, |matches| Ok(load(matches)?.0))?;
             println!("{}", told.trim_end());
         }
-        Some(("admin", matches)) => {
-            let Some((name, matches)) = matches.subcommand() else {
-                return Ok(ExitCode::FAILURE);
-            };
-            // The settings of `gc` are those of its own commands.
-            let (config, _) = load(matches.subcommand().map_or(matches, |(_, inner)| inner))?;
-            let report = match name {
-                "usage" => admin::usage(config.admin_listen, matches.get_flag("json"))?,
-                "gc" => gc(matches, config.admin_listen)?,
-                "scrub" => admin::scrub(config.admin_listen, matches.get_flag("json"))?,
-                _ => admin::health(config.admin_listen)?,
-            };
-            println!("{}", report.trim_end());
-        }
+        Some((group @ ("admin" | "backup" | "store"), matches)) => match matches.subcommand() {
+            Some((name, matches)) => println!("{}", ask(group, name, matches)?.trim_end()),
+            None => return Ok(ExitCode::FAILURE),
+        },
         _ => return Ok(ExitCode::FAILURE),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a running gateway answers.
+fn ask(group: &str, name: &str, matches: &ArgMatches) -> Result<String, CliError> {
+    // The settings of `gc` are those of its own commands.
+    let (config, _) = load(matches.subcommand().map_or(matches, |(_, inner)| inner))?;
+    let address = config.admin_listen;
+    Ok(match (group, name) {
+        ("backup", _) => admin::backup(address, matches.get_flag("json"))?,
+        ("store", _) => {
+            let to = matches.get_one::<String>("to").map(String::as_str);
+            admin::migrate(address, to, matches.get_flag("json"))?
+        }
+        (_, "usage") => admin::usage(address, matches.get_flag("json"))?,
+        (_, "gc") => gc(matches, address)?,
+        (_, "scrub") => admin::scrub(address, matches.get_flag("json"))?,
+        _ => admin::health(address)?,
+    })
 }
 
 fn gc(matches: &ArgMatches, address: SocketAddr) -> Result<String, admin::AdminError> {
@@ -168,6 +168,7 @@ fn command() -> Command {
         ))
         .subcommand(restore::command().arg(file.clone()).args(settings.clone()))
         .subcommand(backup_command(&asking))
+        .subcommand(store_command(&asking))
         .subcommand(Command::new("version").about("Show the version"))
         .subcommand(admin_command(&asking))
 }
@@ -245,6 +246,19 @@ fn check_command() -> Command {
             )
             .conflicts_with_all(["read-data", "repair"]),
         )
+}
+
+fn store_command(asking: &[Arg]) -> Command {
+    let to = Arg::new("to")
+        .value_name("PLACE")
+        .value_parser(["cloud", "local"])
+        .help("move all packs into the cloud, or into the data directory; without it, show how the move stands");
+    let migrate = Command::new("migrate").about("Move all packs into the cloud or back, while they are used");
+    Command::new("store")
+        .about("Change where a running gateway keeps its data")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(migrate.arg(to).args(asking).arg(json()))
 }
 
 fn value_name(kind: Kind) -> &'static str {

@@ -97,6 +97,16 @@ pub struct StorageConfig {
 }
 
 #[derive(Clone, Debug)]
+pub struct CloudConfig {
+    pub location: BlobLocation,
+    pub cache_bytes: u64,
+    /// Whether new packs go there.
+    pub takes_packs: bool,
+    /// How long a put that failed may still happen.
+    pub late: Duration,
+}
+
+#[derive(Clone, Debug)]
 pub struct BackupConfig {
     pub location: BlobLocation,
     pub window: Duration,
@@ -158,6 +168,8 @@ pub struct Config {
     /// `None`: a store that is not encrypted.
     pub encryption: Option<MasterKeySource>,
     pub storage: StorageConfig,
+    /// Where packs are besides the data directory.
+    pub cloud: Option<CloudConfig>,
     /// `None`: there is no backup.
     pub backup: Option<BackupConfig>,
 }
@@ -229,6 +241,7 @@ impl Config {
             limits: limits_of(values)?,
             encryption,
             storage: storage_of(values)?,
+            cloud: cloud_of(values)?,
             backup: backup_of(values)?,
         })
     }
@@ -291,6 +304,18 @@ fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {
         restore_window: values.duration("storage.restore_window")?,
         scrub_interval: values.duration("storage.scrub_interval")?,
     })
+}
+
+fn cloud_of(values: &Values) -> Result<Option<CloudConfig>, ConfigError> {
+    let Some(location) = values.location(&table::CLOUD)? else {
+        return Ok(None);
+    };
+    Ok(Some(CloudConfig {
+        location,
+        cache_bytes: values.size("cloud.cache")? as u64,
+        takes_packs: values.is("cloud.new_packs", "cloud"),
+        late: values.duration("cloud.late")?,
+    }))
 }
 
 /// The program's arguments, its name first.

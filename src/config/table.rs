@@ -88,6 +88,14 @@ pub struct LocationKeys {
     pub secret_key: &'static str,
 }
 
+pub const CLOUD: LocationKeys = LocationKeys {
+    url: "cloud.url",
+    endpoint: "cloud.endpoint",
+    region: "cloud.region",
+    access_key: "cloud.access_key",
+    secret_key: "cloud.secret_key",
+};
+
 pub const BACKUP: LocationKeys = LocationKeys {
     url: "backup.url",
     endpoint: "backup.endpoint",
@@ -143,6 +151,35 @@ const CONNECTIONS: Kind = Kind::Count { min: 1, max: 1_000_000 };
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
+const CLOUD_PLACE: [Setting; 5] = location(
+    &CLOUD,
+    "where packs go besides the data directory: `s3://BUCKET/PREFIX`, `webdav+https://HOST/PATH`, `webdav+http://HOST/PATH` or `file:///DIRECTORY`",
+);
+
+const CLOUD_SETTINGS: &[Setting] = &[
+    setting(
+        "cloud.cache",
+        "1GiB",
+        Kind::Size {
+            min: 0,
+            max: 1024 * 1024 * GIB,
+        },
+        "disk space below the data directory for what was read from the cloud; 0B: none",
+    ),
+    setting(
+        "cloud.new_packs",
+        "cloud",
+        Kind::Choice(&["cloud", "local"]),
+        "where new packs go if `cloud.url` is set",
+    ),
+    setting(
+        "cloud.late",
+        "15min",
+        LONG,
+        "how long a put that failed may still happen at the server: only then what it may have left is removed, or its name used again",
+    ),
+];
+
 const BACKUP_PLACE: [Setting; 5] = location(
     &BACKUP,
     "where a backup of everything is kept up to date: `s3://BUCKET/PREFIX`, `webdav+https://HOST/PATH`, `webdav+http://HOST/PATH` or `file:///DIRECTORY`; no backup if not set",
@@ -177,8 +214,13 @@ const BACKUP_SETTINGS: &[Setting] = &[
 
 /// Every setting, in the order in which they are shown.
 pub fn settings() -> impl Iterator<Item = &'static Setting> {
-    let places = BACKUP_PLACE.iter();
-    SETTINGS.iter().chain(places).chain(BACKUP_SETTINGS)
+    let (cloud, backup) = (CLOUD_PLACE.iter(), BACKUP_PLACE.iter());
+    SETTINGS
+        .iter()
+        .chain(cloud)
+        .chain(CLOUD_SETTINGS)
+        .chain(backup)
+        .chain(BACKUP_SETTINGS)
 }
 
 const SETTINGS: &[Setting] = &[

@@ -39,6 +39,9 @@ pub struct UnreadObjects {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
     pub objects: u64,
+    /// Packs, and those of them in the cloud.
+    pub packs: u64,
+    pub cloud_packs: u64,
     /// Records in the tables of the packs, dead ones too, and how many of them a rebuild of the index would take in place of
     /// an equal record in an older pack.
     pub index_records: u64,
@@ -113,6 +116,7 @@ impl Objects {
         if untold > 0 {
             report.differences.push(format!("{untold} more differences"));
         }
+        (report.packs, report.cloud_packs) = (recount.packs, recount.cloud_packs);
         (report.index_records, report.newer_copies) = (recount.records, recount.newer_copies);
         self.tell_damage(recount.findings, recount.findings_total, report)
             .await?;

@@ -92,7 +92,22 @@ impl From<StoreError> for S3Error {
                 "The server's disk is full. Nothing was stored.",
             );
         }
+        // Said by who puts the packs, once a try.
+        if let StoreError::Write(WriteError::Append(AppendError::Unavailable(_))) = &error {
+            return refuse(
+                S3ErrorCode::ServiceUnavailable,
+                "The cloud storage behind this server does not take data now. Nothing was stored.",
+            );
+        }
         tracing::error!(error = &error as &dyn Error, "an operation failed in the store");
+        if let StoreError::Data(chunk::ReadError::Pack(error)) = &error
+            && error.is_unreachable()
+        {
+            return refuse(
+                S3ErrorCode::ServiceUnavailable,
+                "The cloud storage behind this server does not answer now.",
+            );
+        }
         if let Some(why) = takes_no_writes(&error) {
             return refuse(S3ErrorCode::ServiceUnavailable, why);
         }

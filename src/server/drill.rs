@@ -12,9 +12,10 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 
 use super::ServeError;
+use super::options::rocks_options;
 use super::restore::{CommandError, RestoreRequest};
-use super::stores::{Stores, rocks_options};
-use crate::backup::{Pieces, Source, needed, told};
+use super::stores::Stores;
+use crate::backup::{Pieces, Source, brought_home, told};
 use crate::chunk::ClearStore;
 use crate::config::{Config, RootKeys};
 use crate::kv::rocks::RocksKv;
@@ -93,6 +94,8 @@ pub fn drill(config: &Config, request: RestoreRequest) -> Result<DrillReport, Dr
     let config = Config {
         data: scratch.path.clone(),
         backup: None,
+        // What a restore makes lies in the directory alone.
+        cloud: None,
         ..config.clone()
     };
     runtime.block_on(async {
@@ -120,7 +123,7 @@ async fn run(config: &Config, source: &Source, report: &mut DrillReport) -> Resu
     }
     let kv = RocksKv::open(rocks_options(config), &Registry::new()).await;
     let kv = kv.map_err(|error| ServeError::from(super::StoresError::from(error)))?;
-    let needed = needed(&kv).await;
+    let needed = brought_home(&kv).await;
     kv.shutdown().await;
     drop(kv);
     let needed = needed.map_err(CommandError::from)?;

@@ -6,7 +6,7 @@ use prometheus::Registry;
 
 use super::keyring::{self, KeyringError};
 use super::lock::{DirectoryLock, LockError};
-use super::stores::rocks_options;
+use super::options::rocks_options;
 use crate::admin::{KeysReport, RotationReport};
 use crate::chunk::{self, KeyError, MasterKeys};
 use crate::clock::Clock;

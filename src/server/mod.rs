@@ -20,6 +20,7 @@ pub(crate) mod keyring;
 mod keys;
 mod listener;
 mod lock;
+mod options;
 mod ready;
 mod record;
 pub(crate) mod reply;

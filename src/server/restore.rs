@@ -6,7 +6,7 @@ use crate::backup::{self, Id, RestoreError, RestoreOptions, Restored, Wanted};
 use crate::config::Config;
 
 use super::lock::{DirectoryLock, LockError};
-use super::stores::rocks_options;
+use super::options::rocks_options;
 
 /// Names in an empty directory that are none of ours, or that taking it makes.
 const PASSED_OVER: [&str; 3] = ["LOCK", "lost+found", "root-key"];

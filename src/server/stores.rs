@@ -15,21 +15,22 @@ use tokio::task::JoinHandle;
 use super::body::{BoxError, RequestBody};
 use super::keyring;
 use super::keys;
+use super::options::{chunk_options, cloud_options, open_backup, rocks_options};
 use super::service::Wire;
 use crate::admin::{
-    Backend, BackupStatus, BucketUsage, CheckReport, GcResumed, GcStatus, KeysReport, Repaired, RotationReport,
-    ScrubReport, UsageReport,
+    Backend, BackupStatus, BucketUsage, CheckReport, GcResumed, GcStatus, KeysReport, MigrateReport, Repaired,
+    RotationReport, ScrubReport, UsageReport,
 };
-use crate::backup::{Backup, BackupHandle, BackupOptions, Lineage, Sources};
+use crate::backup::{Backup, BackupHandle, Sources};
 use crate::blob::space::Space;
-use crate::chunk::codec::Compression;
-use crate::chunk::{self, ChunkStore, ChunkStoreOptions, ClearStore, CollectError, CollectorHandle, Keys, MasterKeys};
+use crate::chunk::{self, ChunkStore, ClearStore, CollectError, CollectorHandle, KeeperHandle, Keys, MasterKeys};
 use crate::clock::Clock;
-use crate::config::{CompressionChoice, Config, MasterKeySource, RootKeys};
+use crate::config::{Config, MasterKeySource, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::IdSource;
 use crate::kv::Kv;
-use crate::kv::rocks::{RocksKv, RocksOptions};
+use crate::kv::rocks::RocksKv;
+use crate::meta::pack::Backend as Place;
 use crate::object::{CheckProgress, Objects, ScrubHandle, StoreError, SweeperHandle};
 use crate::s3::{self, S3Options, S3Wire};
 
@@ -58,8 +59,10 @@ pub enum StoresError {
     Chunks(#[from] crate::chunk::OpenError),
     #[error("the metadata store cannot be used: {0}")]
     Objects(#[from] crate::object::StoreError),
+    #[error("the place for packs cannot be used: {0}")]
+    Cloud(crate::blob::OpenError),
     #[error("the backup cannot be opened: {0}")]
-    Backup(#[from] crate::blob::OpenError),
+    Backup(crate::blob::OpenError),
     #[error(transparent)]
     Lineage(#[from] crate::backup::LineageError),
     #[error("cannot register metrics: {0}")]
@@ -72,6 +75,7 @@ struct UsageMetrics {
     unique: IntGauge,
     stored: IntGauge,
     packs: IntGauge,
+    cloud_packs: IntGauge,
     dedup_ratio: Gauge,
     compression_ratio: Gauge,
 }
@@ -99,6 +103,7 @@ impl UsageMetrics {
                 "Bytes of distinct chunks as they are stored.",
             )?,
             packs: bytes("cairn_store_pack_bytes", "Bytes of the pack files.")?,
+            cloud_packs: bytes("cairn_store_cloud_pack_bytes", "Bytes of the packs in the cloud.")?,
             dedup_ratio: ratio("cairn_store_dedup_ratio", "Logical bytes for each unique byte.")?,
             compression_ratio: ratio("cairn_store_compression_ratio", "Unique bytes for each stored byte.")?,
         })
@@ -119,6 +124,7 @@ struct Background {
     collector: CollectorHandle,
     sweeper: SweeperHandle,
     scrub: ScrubHandle,
+    keeper: KeeperHandle,
     space: JoinHandle<()>,
     backup: Option<BackupHandle>,
 }
@@ -160,6 +166,7 @@ impl Stores {
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
         let mut options = chunk_options(config);
         options.keys = Keys::open(&*shared, masters.as_ref(), clear, &clock).await?;
+        options.cloud = cloud_options(config).await.map_err(StoresError::Cloud)?;
         let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
         let sources = Sources {
@@ -201,6 +208,7 @@ impl Stores {
             collector: self.chunks.start_collector(),
             sweeper: self.objects.start_sweeper(config.storage.collect_interval),
             scrub: self.objects.start_scrub(config.storage.scrub_interval),
+            keeper: self.chunks.start_keeper(),
             space: tokio::spawn(watch(Arc::clone(&self.space))),
             backup: self.backup.as_ref().map(Backup::start),
         });
@@ -252,11 +260,13 @@ impl Stores {
             collector,
             sweeper,
             scrub,
+            keeper,
             space,
             backup,
         }) = self.background.lock().await.take()
         {
             space.abort();
+            keeper.stop().await;
             scrub.stop().await;
             sweeper.stop().await;
             collector.stop().await;
@@ -345,6 +355,33 @@ impl Backend for Stores {
         })
     }
 
+    async fn migration(&self) -> Result<MigrateReport, String> {
+        let status = self.chunks.migrate_status().await.map_err(|error| error.to_string())?;
+        let to = status.to.map(|backend| match backend {
+            Place::Cloud => "cloud".to_owned(),
+            Place::Local => "local".to_owned(),
+        });
+        Ok(MigrateReport {
+            to,
+            moved_packs: status.moved_packs,
+            moved_bytes: status.moved_bytes,
+            local_packs: status.local.0,
+            local_bytes: status.local.1,
+            cloud_packs: status.cloud.0,
+            cloud_bytes: status.cloud.1,
+            error: status.error,
+        })
+    }
+
+    async fn migrate(&self, to_cloud: bool) -> Result<MigrateReport, String> {
+        if !self.chunks.has_cloud() {
+            return Err("cloud.url is not set".to_owned());
+        }
+        let to = if to_cloud { Place::Cloud } else { Place::Local };
+        self.chunks.migrate_to(to).await.map_err(|error| error.to_string())?;
+        self.migration().await
+    }
+
     async fn gc(&self) -> Result<GcStatus, String> {
         self.chunks.gc_status().await.map_err(|error| error.to_string())
     }
@@ -376,6 +413,8 @@ impl Backend for Stores {
         }
         match self.chunks.usage().await {
             Ok(usage) => {
+                let cloud = i64::try_from(self.chunks.cloud_bytes()).unwrap_or(i64::MAX);
+                self.usage.cloud_packs.set(cloud);
                 self.usage.set(
                     usage.logical_bytes,
                     usage.unique_bytes,
@@ -417,59 +456,4 @@ impl Wire for S3Wire {
 
 fn masters(source: Option<&MasterKeySource>, data: &Path) -> Result<Option<MasterKeys>, keyring::KeyringError> {
     source.map(|source| keyring::load(source, data)).transpose()
-}
-
-/// The backup that is set up, which writes nothing before it is started. Blocks for a directory.
-fn open_backup(config: &Config, sources: Sources, registry: &Registry) -> Result<Option<Arc<Backup>>, StoresError> {
-    let Some(backup) = &config.backup else { return Ok(None) };
-    let lineage = Lineage::load_or_make(&config.data, &sources.ids)?;
-    let options = BackupOptions {
-        log_max_bytes: backup.log_max_bytes,
-        checkpoint_log_bytes: backup.checkpoint_log_bytes,
-        window: backup.window,
-        ..BackupOptions::default()
-    };
-    let blobs = crate::blob::open(&backup.location)?;
-    let url = backup.location.to_string();
-    Ok(Some(Backup::new(sources, blobs, url, lineage, options, registry)?))
-}
-
-pub(super) fn rocks_options(config: &Config) -> RocksOptions {
-    RocksOptions {
-        hold_log: config.backup.is_some(),
-        dir: config.data.clone(),
-        memtable_bytes: config.storage.memtable_bytes,
-        block_cache_bytes: config.storage.block_cache_bytes,
-        ..RocksOptions::default()
-    }
-}
-
-fn chunk_options(config: &Config) -> ChunkStoreOptions {
-    let mut options = ChunkStoreOptions::new(config.data.join("packs"));
-    options.pool_bytes = config.storage.buffer_bytes;
-    options.collect.interval = config.storage.collect_interval;
-    options.collect.restore_window = config.storage.restore_window;
-    options.space = Arc::new(Space::new(&config.data, config.storage.reserve_bytes));
-    options.compression = match config.storage.compression {
-        CompressionChoice::Off => Compression::Off,
-        CompressionChoice::Fast => Compression::Fast,
-        CompressionChoice::Balanced => Compression::BALANCED,
-        CompressionChoice::Max => Compression::MAX,
-    };
-    options
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is measured of the stores by themselves is what a user gets.
-    #[test]
-    fn the_defaults_of_the_settings_are_those_of_the_stores() {
-        let (config, _) = Config::load_from(None, std::iter::empty(), Default::default()).unwrap();
-        let (rocks, stores) = (rocks_options(&config), RocksOptions::default());
-        assert_eq!(rocks.memtable_bytes, stores.memtable_bytes);
-        assert_eq!(rocks.block_cache_bytes, stores.block_cache_bytes);
-        assert_eq!(chunk_options(&config).pool_bytes, crate::limits::BUFFER_POOL_BYTES);
-    }
 }

@@ -5,6 +5,7 @@
 mod backup;
 mod blobs;
 mod clients;
+mod cloud;
 mod collection;
 mod damage;
 mod encryption;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::site::{Recording, START_MS, Site, after, options, restored, try_restore};
 use crate::backup::{BackupOptions, RestoreError, Wanted};
 use crate::blob::Blobs;
+use crate::blob::memory::MemoryBlobs;
 use crate::clock::Timestamp;
 use crate::limits::MIB;
 
@@ -38,13 +39,25 @@ async fn what_was_acknowledged_comes_back_and_its_gateway_begins_a_generation_of
 /// one that is older than what the blobs before gave, and in the end the last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn any_prefix_of_what_was_shipped_restores_to_a_state_that_was() {
+    restores_to_states_that_were(None).await;
+}
+
+/// The same of packs in a cloud, which the restored stores do not have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn any_prefix_of_what_was_shipped_of_packs_in_a_cloud_restores_to_a_state_that_was() {
+    restores_to_states_that_were(Some(Arc::new(MemoryBlobs::new()))).await;
+}
+
+async fn restores_to_states_that_were(cloud: Option<Arc<dyn Blobs>>) {
     let recording = Arc::new(Recording::default());
     let often = BackupOptions {
         checkpoint_log_bytes: MIB as u64 / 4,
         window: std::time::Duration::ZERO,
         ..options()
     };
-    let site = Site::new(Arc::clone(&recording) as Arc<dyn Blobs>, often).await;
+    let backup = Some((Arc::clone(&recording) as Arc<dyn Blobs>, often));
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::try_open(dir, backup, cloud, START_MS).await.unwrap();
     let mut states = BTreeMap::new();
     let mut alive: Vec<u64> = Vec::new();
     let mut last = site.put(100).await;

@@ -18,7 +18,7 @@ use crate::blob::memory::MemoryBlobs;
 use crate::blob::{Blob, BlobError, Blobs};
 use crate::chunk::chunker::Profile;
 use crate::chunk::codec::{Compression, Hint};
-use crate::chunk::{ChunkStore, ChunkStoreOptions, CollectOptions, WriteOptions};
+use crate::chunk::{ChunkStore, ChunkStoreOptions, CloudOptions, CollectOptions, OpenError, WriteOptions};
 use crate::clock::{Clock, ClockHand};
 use crate::ids::{DataId, DomainId, IdSource, Sequence};
 use crate::kv::rocks::{RocksKv, RocksOptions};
@@ -146,6 +146,16 @@ impl Site {
     }
 
     pub async fn open(dir: TempDir, backup: Option<(Arc<dyn Blobs>, BackupOptions)>, now_ms: u64) -> Self {
+        Self::try_open(dir, backup, None, now_ms).await.unwrap()
+    }
+
+    /// With new packs in `cloud`.
+    pub async fn try_open(
+        dir: TempDir,
+        backup: Option<(Arc<dyn Blobs>, BackupOptions)>,
+        cloud: Option<Arc<dyn Blobs>>,
+        now_ms: u64,
+    ) -> Result<Self, OpenError> {
         let (clock, hand) = Clock::manual(now_ms);
         let ids = Arc::new(IdSource::new(clock.clone()));
         let registry = prometheus::Registry::new();
@@ -161,10 +171,13 @@ impl Site {
             dead_bytes_min: 0,
             ..CollectOptions::default()
         };
+        chunks.cloud = cloud.map(|blobs| {
+            let mut cloud = CloudOptions::new(blobs, "cloud".to_owned(), dir.path().join("cache"), 0);
+            cloud.late = Duration::ZERO;
+            cloud
+        });
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
-        let store = ChunkStore::open(shared, chunks, clock.clone(), Arc::clone(&ids), &registry)
-            .await
-            .unwrap();
+        let store = ChunkStore::open(shared, chunks, clock.clone(), Arc::clone(&ids), &registry).await?;
         let domain = match kv.get(&key::store("test-domain")).await.unwrap() {
             Some(row) => DomainId(u64::from_le_bytes(row.bytes.as_ref().try_into().unwrap())),
             None => {
@@ -188,7 +201,7 @@ impl Site {
             let handle = backup.start();
             (backup, handle)
         });
-        Self {
+        Ok(Self {
             dir,
             kv,
             store,
@@ -196,7 +209,7 @@ impl Site {
             clock,
             hand,
             backup,
-        }
+        })
     }
 
     /// Stores the payload of `seed`, durably.

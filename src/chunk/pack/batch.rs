@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 
 use crate::blob::local::{ALIGNMENT, AppendFile};
 use crate::chunk::codec::Codec;
-use crate::chunk::pack::format::{FRAME_BYTES, Frame, TRAILER_BYTES, aligned, footer};
+use crate::chunk::pack::format::{
+    ENTRY_BYTES, FILE_HEADER_BYTES, FRAME_BYTES, Frame, TRAILER_BYTES, aligned, file_header, footer,
+};
 use crate::chunk::pack::{AppendError, Entry, Location, NewRecord};
 use crate::chunk::pool::Block;
 use crate::chunk::record::{HEADER_BYTES, RECORD_RAW_BYTES_MAX, RecordHeader, crc32c};
@@ -122,8 +124,20 @@ pub struct StagedWriter<'a> {
     offset: u64,
 }
 
-impl StagedWriter<'_> {
-    pub fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+/// Where a batch is laid out.
+pub trait Sink {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Sink for StagedWriter<'_> {
+    fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let room = self
                 .staging
@@ -144,7 +158,9 @@ impl StagedWriter<'_> {
         }
         Ok(())
     }
+}
 
+impl StagedWriter<'_> {
     /// Pads to the page with zeros and writes what is left.
     pub fn finish(mut self) -> io::Result<()> {
         let padding = self.staging.filled.next_multiple_of(ALIGNMENT) - self.staging.filled;
@@ -190,9 +206,22 @@ pub fn write_footer(
     Ok(length)
 }
 
+/// A whole sealed pack of `appends`, and a footer entry for each record, in order.
+pub fn seal(pack: PackId, appends: &mut [Append]) -> io::Result<(Vec<u8>, Vec<Entry>)> {
+    let end = FILE_HEADER_BYTES as u64 + batch_bytes(appends);
+    let records: usize = appends.iter().map(|append| append.records.len()).sum();
+    let length = end + aligned((records * ENTRY_BYTES + TRAILER_BYTES) as u64);
+    let mut out = Vec::with_capacity(length as usize);
+    out.put(&file_header(pack))?;
+    let entries = write(&mut out, pack, FILE_HEADER_BYTES as u64, 0, appends)?;
+    out.resize(end as usize, 0);
+    out.put(&footer(pack, end, &entries))?;
+    Ok((out, entries))
+}
+
 /// Lays `appends` out at `offset` of `pack` and returns a footer entry for each record, in order.
 pub fn write(
-    writer: &mut StagedWriter<'_>,
+    writer: &mut impl Sink,
     pack: PackId,
     offset: u64,
     first_order: u32,

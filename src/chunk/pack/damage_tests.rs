@@ -101,8 +101,8 @@ impl Killed {
                 domain: DOMAIN,
                 id: id(raw),
             };
-            match set.read(Extent::new(wanted), Vec::new()).await {
-                Ok(read) => assert_eq!(read[0].1, raw),
+            match set.read(Extent::new(wanted), Vec::new(), Through::Cache).await {
+                Ok(read) => assert_eq!(read.records[0].1, raw),
                 Err(ReadError::Damaged { .. }) => failed.push(number),
                 Err(error) => panic!("record {number}: {error}"),
             }
@@ -119,7 +119,7 @@ fn open(dir: &Path, rows: &Rows) -> (PackSet, prometheus::Registry) {
         pack_bytes: 1 << 20,
         ..PackOptions::default()
     };
-    let set = PackSet::open(dir, options, ids, BufferPool::new(0), &registry, rows).unwrap();
+    let set = PackSet::open(dir, options, ids, BufferPool::new(0), &registry, rows, None).unwrap();
     (set, registry)
 }
 

@@ -1,4 +1,5 @@
-//! Writing a pack's footer anew when it is not the one that was sealed, while the pack is read.
+//! Writing a pack's footer anew when it is not the one that was sealed, while the pack is read. A pack in the cloud is never
+//! written to: what is whole in it is to be moved to another one.
 //!
 //! Readers of the table meanwhile find the old one, none or the new one, and take a scan for what is not whole. A crash leaves
 //! the same: the next start, or the next look, finds the same records by a scan.
@@ -10,9 +11,9 @@ use crate::blob::local::{AppendFile, ReadFile};
 use crate::chunk::pack::batch::{Staging, write_footer};
 use crate::chunk::pack::salvage::claimed_bytes;
 use crate::chunk::pack::scan::{read_end, scan};
-use crate::chunk::pack::set::read_table;
 use crate::chunk::pack::shared::{Pack, Shared};
-use crate::chunk::pack::{Claims, PackSet, PackState, ReadError};
+use crate::chunk::pack::table::read_table;
+use crate::chunk::pack::{Claims, Entry, PackSet, PackState, ReadError};
 use crate::ids::PackId;
 use crate::limits::MIB;
 
@@ -23,6 +24,8 @@ pub enum Footer {
     Whole,
     /// It was damaged and is new: all that the index points to was found whole.
     Rewritten { records: u32 },
+    /// It is damaged, in the cloud, and all that the index points to was found whole. Nothing was changed.
+    Kept,
     /// It is damaged, and so is something that the index points to; or records came or went meanwhile. Nothing was changed.
     Lost,
 }
@@ -37,6 +40,21 @@ impl PackSet {
             return Err(ReadError::NotFound(id));
         }
         let failed = move |error| ReadError::Io { pack: id, error };
+        if pack.is_in_cloud() {
+            drop(lease);
+            let table = match self.table(id).await {
+                // There is no such blob, or not all of it.
+                Err(ReadError::Damaged { .. }) => return Ok(Footer::Lost),
+                table => table?,
+            };
+            if !table.footer_damaged {
+                return Ok(Footer::Whole);
+            }
+            let find = move || finds_all(&*claims, id, &table.entries);
+            let found = tokio::task::spawn_blocking(find).await.map_err(io::Error::other);
+            let found = found.flatten().map_err(failed)?;
+            return Ok(if found { Footer::Kept } else { Footer::Lost });
+        }
         let work = move || {
             let _held = lease;
             mend(&shared, &pack, &*claims)
@@ -46,6 +64,14 @@ impl PackSet {
             .map_err(|error| failed(io::Error::other(error)))?
             .map_err(failed)
     }
+}
+
+/// Whether all that the index points to is among `entries`.
+fn finds_all(claims: &dyn Claims, id: PackId, entries: &[Entry]) -> io::Result<bool> {
+    // What the collector moves away in between would be missing from the one number and not from the other.
+    let live = claims.live_bytes(id).map_err(io::Error::other)?;
+    let claimed = claimed_bytes(claims, id, entries).map_err(io::Error::other)?;
+    Ok(claimed >= live && claims.live_bytes(id).map_err(io::Error::other)? == live)
 }
 
 fn mend(shared: &Shared, pack: &Pack, claims: &dyn Claims) -> io::Result<Footer> {
@@ -62,10 +88,7 @@ fn mend(shared: &Shared, pack: &Pack, claims: &dyn Claims) -> io::Result<Footer>
     shared.metrics.damaged.inc();
     let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
     let found = scan(&file, id, limit)?;
-    // What the collector moves away in between would be missing from the one number and not from the other.
-    let live = claims.live_bytes(id).map_err(io::Error::other)?;
-    let claimed = claimed_bytes(claims, id, &found.entries).map_err(io::Error::other)?;
-    if claimed < live || claims.live_bytes(id).map_err(io::Error::other)? != live {
+    if !finds_all(claims, id, &found.entries)? {
         return Ok(Footer::Lost);
     }
     let (mut staging, file) = (Staging::new(MIB), AppendFile::open(&path, shared.options.direct)?);

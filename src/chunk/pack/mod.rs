@@ -10,13 +10,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::blob::BlobError;
 use crate::chunk::cipher::Envelope;
 use crate::chunk::codec::Codec;
 use crate::chunk::pool::Spent;
 use crate::ids::{ChunkId, DomainId, PackId};
 use crate::limits::{EXTENT_BYTES_MAX, PACK_BYTES_MAX};
+use crate::meta::pack::Backend;
 
 mod batch;
+mod cloud;
 mod encrypt;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -31,12 +34,21 @@ mod scan;
 mod set;
 mod shared;
 mod syncer;
+mod table;
 
+pub(super) use cloud::LATE;
+pub use cloud::{CloudOptions, CloudPack, CloudStart, Ledger, Through};
 pub use format::ENTRY_BYTES;
 pub(super) use format::{FILE_HEADER_BYTES, Trailer};
 pub use mend::Footer;
-pub use set::{PackSet, Table};
+pub use reader::Plain;
+pub use set::PackSet;
+pub use shared::Places;
 pub(super) use shared::path_in;
+pub use table::Table;
+
+/// Of a full pack in a cloud, about.
+pub(super) const CLOUD_PACK_BYTES: u64 = cloud::PACK_BYTES as u64;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,7 +140,7 @@ impl Extent {
         &self.records
     }
 
-    fn byte_range(&self) -> Range<u64> {
+    pub fn byte_range(&self) -> Range<u64> {
         let start = self
             .records
             .first()
@@ -169,6 +181,7 @@ pub struct PackInfo {
     pub state: PackState,
     /// Bytes up to the end of the last durable record, or of the sealed file.
     pub bytes: u64,
+    pub backend: Backend,
 }
 
 /// What the index says of a pack. [`PackSet::open`] asks before it drops anything of a pack that was not sealed: what
@@ -256,6 +269,11 @@ pub enum OpenError {
     /// Without the index nobody can tell a torn tail from damage.
     #[error("the index cannot be asked about pack {pack}: {error}")]
     Claims { pack: PackId, error: ClaimsError },
+    #[error("{packs} packs are in the cloud: set cloud.url to the place where they are")]
+    NoCloud { packs: usize },
+    /// The place is another store's, or refuses.
+    #[error("the packs in the cloud cannot be used: {0}")]
+    Cloud(BlobError),
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
 }
@@ -267,6 +285,9 @@ pub enum AppendError {
     /// The records were written twice, to two packs, and both failed.
     #[error("a pack cannot be written: {0}")]
     Io(Arc<io::Error>),
+    /// The cloud did not take the records, under no name.
+    #[error("a pack cannot be put into the cloud: {0}")]
+    Unavailable(Arc<str>),
     #[error("a record of {bytes} bytes is over the limit, or is empty")]
     Size { bytes: usize },
     #[error("the pack store is closed")]
@@ -292,6 +313,13 @@ pub enum ReadError {
     WrongChunk { pack: PackId, offset: u64, found: ChunkId },
     #[error("pack {pack} cannot be read: {error}")]
     Io { pack: PackId, error: io::Error },
+}
+
+impl ReadError {
+    /// Whether the place of the pack cannot be reached.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::HostUnreachable)
+    }
 }
 
 /// What can go wrong when records move from one pack to another.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use crate::blob::local::ALIGNMENT;
+use crate::chunk::pack::cloud::told;
 use crate::chunk::pack::{PackSet, ReadError};
 use crate::chunk::pool::Block;
 use crate::ids::PackId;
@@ -27,12 +28,17 @@ impl PackSet {
         self.shared.deleted.load(Ordering::SeqCst)
     }
 
-    /// The bytes of a range that is durable; it starts on a page. They go around the page cache, and are not verified.
+    /// The bytes of a range that is durable; it starts on a page. They go around the page cache and the cache of the cloud,
+    /// and are not verified.
     pub async fn read_raw(&self, id: PackId, range: Range<u64>) -> Result<Bytes, ReadError> {
         let pack = self.shared.pack(id).ok_or(ReadError::NotFound(id))?;
         let lease = Arc::clone(&pack.gone).read_owned().await;
         if *lease {
             return Err(ReadError::NotFound(id));
+        }
+        if let Some(cloud) = self.shared.cloud.as_ref().filter(|_| pack.is_in_cloud()) {
+            let (read, offset) = (cloud.get(id, range.clone()).await, range.start);
+            return read.map_err(|error| told(id, offset, error));
         }
         let shared = Arc::clone(&self.shared);
         let read = move || {

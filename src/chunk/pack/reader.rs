@@ -10,6 +10,7 @@ use crate::blob::local::{ALIGNMENT, ReadFile};
 use crate::chunk::cipher::{Envelope, Purpose};
 use crate::chunk::codec::{Codec, Codecs};
 use crate::chunk::domain::DomainKey;
+use crate::chunk::pack::cloud::{self, Through};
 use crate::chunk::pack::format::aligned;
 use crate::chunk::pack::shared::{Shared, Visit};
 use crate::chunk::pack::{Extent, ReadError, Wanted};
@@ -21,6 +22,14 @@ use crate::ids::{ChunkId, PackId};
 const DECODED_IN_PLACE_BYTES: usize = 16 << 10;
 /// The same of bytes that are decrypted, which takes a tenth of the time.
 const DECRYPTED_IN_PLACE_BYTES: usize = 128 << 10;
+
+/// The plaintexts of an extent's records, in their order.
+#[derive(Debug)]
+pub struct Plain {
+    pub records: Vec<(ChunkId, Bytes)>,
+    /// They came over a network, or through a cache of what did: they are to be held against the full hash that names them.
+    pub is_far: bool,
+}
 
 /// A verified record inside an extent's bytes.
 pub struct Found {
@@ -34,17 +43,19 @@ pub struct Found {
 pub async fn read_stored(shared: &Arc<Shared>, extent: &Extent) -> Result<(Bytes, Vec<Found>), ReadError> {
     let range = aligned_range(extent);
     let buffer = shared.pool.take(length_of(&range)).await?;
-    let buffer = fill(shared, extent, buffer, range.clone()).await?;
+    let (buffer, _) = fill(shared, extent, buffer, range.clone(), Through::Source).await?;
     let found = verify_all(shared, extent, &buffer, range.start)?;
     Ok((buffer.freeze(), found))
 }
 
-/// The plaintexts of `extent`.
+/// The plaintexts of `extent`. All of the way: one read of what is stored, from the disk, a cache or the cloud; each record
+/// held against its checksums; decrypted; decoded.
 pub async fn read(
     shared: &Arc<Shared>,
     extent: Extent,
     keys: Vec<Arc<DomainKey>>,
-) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
+    through: Through,
+) -> Result<Plain, ReadError> {
     let range = aligned_range(&extent);
     let decoded_bytes: usize = extent.records().iter().map(decoded_bytes).sum();
     let (buffer, plain) = if decoded_bytes == 0 {
@@ -53,16 +64,18 @@ pub async fn read(
         let (buffer, plain) = shared.pool.take_two(length_of(&range), decoded_bytes).await?;
         (buffer, Some(plain))
     };
-    let buffer = fill(shared, &extent, buffer, range.clone()).await?;
+    let (buffer, is_far) = fill(shared, &extent, buffer, range.clone(), through).await?;
     let decrypted_bytes = if keys.is_empty() { 0 } else { length_of(&range) };
+    let told = |records| Plain { records, is_far };
     if decoded_bytes <= DECODED_IN_PLACE_BYTES && decrypted_bytes <= DECRYPTED_IN_PLACE_BYTES {
-        return unfold(shared, &extent, buffer, range.start, plain, &keys);
+        return unfold(shared, &extent, buffer, range.start, plain, &keys).map(told);
     }
     let shared = Arc::clone(shared);
     blocking(extent.pack(), move || {
         unfold(&shared, &extent, buffer, range.start, plain, &keys)
     })
     .await
+    .map(told)
 }
 
 fn decoded_bytes(wanted: &Wanted) -> usize {
@@ -94,13 +107,15 @@ where
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
-/// Reads `range`: at once when the page cache has it, else on a blocking thread, around the cache the first time.
+/// Reads `range`: at once when the page cache has it, else on a blocking thread, around the cache the first time; or from the
+/// cloud. Answers too whether the bytes came over a network, or from a cache of such.
 async fn fill(
     shared: &Arc<Shared>,
     extent: &Extent,
     mut buffer: PooledBuf,
     range: Range<u64>,
-) -> Result<PooledBuf, ReadError> {
+    through: Through,
+) -> Result<(PooledBuf, bool), ReadError> {
     let id = extent.pack();
     let failed = move |error| ReadError::Io { pack: id, error };
     let pack = shared.pack(id).ok_or(ReadError::NotFound(id))?;
@@ -119,6 +134,16 @@ async fn fill(
             "an extent is longer than any buffer",
         ));
     }
+    if let Some(cloud) = shared.cloud.as_ref().filter(|_| pack.is_in_cloud()) {
+        let filled = cloud::fill(shared, cloud, extent, buffer, range.start, through).await;
+        drop(lease);
+        let filled = filled.inspect_err(|error| {
+            if let ReadError::Damaged { .. } = error {
+                shared.metrics.damaged.inc();
+            }
+        });
+        return filled.map(|buffer| (buffer, true));
+    }
     let file = shared.handle(id).map_err(failed)?;
     let visit = shared.reads_before.visit(id, range.start);
     if visit == Visit::Later && file.read_cached(&mut buffer, range.start) {
@@ -127,7 +152,7 @@ async fn fill(
             .read_bytes
             .with_label_values(&["cache"])
             .inc_by(length as u64);
-        return Ok(buffer);
+        return Ok((buffer, false));
     }
     // The semaphore is never closed; without a permit the read would only be unbounded.
     let permit = Arc::clone(&shared.reads).acquire_owned().await.ok();
@@ -143,7 +168,7 @@ async fn fill(
         .with_label_values(&["disk"])
         .inc_by(count as u64);
     buffer.set_filled(count);
-    Ok(buffer)
+    Ok((buffer, false))
 }
 
 fn read_uncached(file: &ReadFile, buffer: &mut PooledBuf, offset: u64, visit: Visit) -> io::Result<usize> {

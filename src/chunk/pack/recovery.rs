@@ -19,6 +19,7 @@ use crate::chunk::pack::shared::path_in;
 use crate::chunk::pack::{Claims, Entry, OpenError, PackInfo, PackState, Recovered, RecoveredKind};
 use crate::ids::PackId;
 use crate::limits::MIB;
+use crate::meta::pack::Backend;
 
 /// Bytes of one write of a footer.
 const STAGING_BYTES: usize = MIB;
@@ -34,7 +35,12 @@ pub struct Opened {
 impl Opened {
     fn new(id: PackId, state: PackState, bytes: u64) -> Self {
         Self {
-            info: PackInfo { id, state, bytes },
+            info: PackInfo {
+                id,
+                state,
+                bytes,
+                backend: Backend::Local,
+            },
             entries: Vec::new(),
         }
     }

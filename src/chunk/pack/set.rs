@@ -1,48 +1,47 @@
 //! The pack set: the way in for everyone above.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
-use crate::blob::local::{ReadFile, remove_file};
+use crate::blob::BlobError;
+use crate::blob::local::remove_file;
 use crate::chunk::domain::DomainKey;
 use crate::chunk::pack::batch::{APPEND_BYTES_MAX, Append, Record};
-use crate::chunk::pack::format::{PACK_RECORDS_MAX, Trailer};
+use crate::chunk::pack::cloud::{self, Cloud, CloudStart, Through};
+use crate::chunk::pack::format::PACK_RECORDS_MAX;
 use crate::chunk::pack::metrics::PackMetrics;
-use crate::chunk::pack::reader;
+use crate::chunk::pack::reader::{self, Plain};
 use crate::chunk::pack::recovery::{self, Opened};
-use crate::chunk::pack::scan::{Scan, read_end, scan};
 use crate::chunk::pack::shared::{Job, Pack, Shared};
 use crate::chunk::pack::syncer::Syncer;
 use crate::chunk::pack::{
-    AppendError, Claims, CopyError, Entry, Extent, Location, NewRecord, OpenError, PackInfo, PackOptions, PackState,
+    AppendError, Claims, CopyError, Extent, Location, NewRecord, OpenError, PackInfo, PackOptions, PackState,
     ReadError, Recovered, RecoveredKind,
 };
 use crate::chunk::pool::BufferPool;
-use crate::ids::{ChunkId, IdSource, PackId};
+use crate::ids::{IdSource, PackId};
+use crate::limits::MIB;
+use crate::meta::pack::Backend;
 use crate::priority;
 
-/// All packs of one directory. Dropping it does what is queued, seals the open packs and ends their threads, which
-/// blocks for some milliseconds.
+/// What [`PackSet::moved_together`] says of a cloud: packs that are made of so much are not small, so that nobody puts them
+/// together again.
+const MOVED_TOGETHER_BYTES: u64 = 4 * MIB as u64;
+
+/// All packs of one directory, and those in a cloud. Dropping it does what is queued for the directory, seals the open packs
+/// and ends their threads, which blocks for some milliseconds; what is on its way into the cloud is given up.
 pub struct PackSet {
     pub(super) shared: Arc<Shared>,
     syncers: Vec<JoinHandle<()>>,
+    uploader: Option<AbortHandle>,
     recovered: Vec<Recovered>,
-}
-
-/// What a pack has, by id then offset.
-#[derive(Clone, Debug)]
-pub struct Table {
-    pub entries: Arc<[Entry]>,
-    /// The footer is not the one that was sealed: the entries are those of a scan.
-    pub footer_damaged: bool,
 }
 
 impl PackSet {
@@ -55,24 +54,52 @@ impl PackSet {
         pool: BufferPool,
         registry: &prometheus::Registry,
         claims: &dyn Claims,
+        start: Option<CloudStart>,
     ) -> Result<Self, OpenError> {
         let metrics = PackMetrics::new(registry)?;
         let (found, recovered) = recovery::open_all(dir, options.direct, claims)?;
         for repair in &recovered {
             tell(repair, &metrics);
         }
-        let shared = Arc::new(Shared::new(dir, options, ids, pool, metrics));
+        let (mut there, mut twice, mut runtime, mut cloud) = (Vec::new(), BTreeSet::new(), None, None);
+        if let Some(start) = start {
+            there = start.packs.clone();
+            twice.extend(start.twice.iter().copied());
+            runtime = Some(start.runtime.clone());
+            cloud = Some(owned(Cloud::open(start, registry)?, runtime.as_ref())?);
+        }
+        cloud::remove_partial(dir).map_err(|error| OpenError::Io {
+            path: dir.to_path_buf(),
+            error,
+        })?;
+        let shared = Arc::new(Shared::new(dir, options, ids, pool, metrics, cloud));
         let pack = |Opened { info, entries }: Opened| {
-            let pack = Pack::new(info.id, info.state, info.bytes);
+            let pack = Pack::new(info.id, info.state, info.bytes, Backend::Local);
             pack.status.lock().entries = entries;
             (info.id, Arc::new(pack))
         };
-        shared.packs.write().extend(found.into_iter().map(pack));
+        {
+            let mut packs = shared.packs.write();
+            packs.extend(found.into_iter().map(pack));
+            // The row decides where a pack is: of one that was on its way out of the directory a file may be left.
+            packs.extend(there.into_iter().map(|pack| {
+                let there = Pack::new(pack.id, PackState::Sealed, pack.bytes, Backend::Cloud);
+                (pack.id, Arc::new(there))
+            }));
+            for pack in twice.iter().filter_map(|id| packs.get(id)) {
+                pack.status.lock().is_twice = true;
+            }
+        }
         let mut set = Self {
             shared,
             syncers: Vec::new(),
+            uploader: None,
             recovered,
         };
+        if let Some(runtime) = runtime {
+            let uploading = runtime.spawn(cloud::upload(Arc::clone(&set.shared)));
+            set.uploader = Some(uploading.abort_handle());
+        }
         for slot in 0..set.shared.slots.len() {
             let syncer = Syncer::new(Arc::clone(&set.shared), slot);
             let spawned = thread::Builder::new().name(format!("pack-{slot}")).spawn(move || {
@@ -114,90 +141,49 @@ impl PackSet {
         }
         let _place = self.shared.appends.acquire().await.map_err(|_| AppendError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let slot = self.shared.idlest_slot().ok_or(AppendError::Closed)?;
-        slot.push(Job::Append(Append { records, bytes, answer }))?;
+        let append = Append { records, bytes, answer };
+        if let Some(cloud) = self.shared.cloud.as_ref().filter(|cloud| cloud.takes_packs()) {
+            cloud.queue.push(append)?;
+        } else {
+            let slot = self.shared.idlest_slot().ok_or(AppendError::Closed)?;
+            slot.push(Job::Append(append))?;
+        }
         answered.await.map_err(|_| AppendError::Closed)?
     }
 
     /// The plaintexts of an extent's records, in their order, every one verified against its header and CRC. `keys` are
     /// those of the domains that the records are of; none where nothing is encrypted.
-    pub async fn read(&self, extent: Extent, keys: Vec<Arc<DomainKey>>) -> Result<Vec<(ChunkId, Bytes)>, ReadError> {
-        reader::read(&self.shared, extent, keys).await
+    pub async fn read(&self, extent: Extent, keys: Vec<Arc<DomainKey>>, through: Through) -> Result<Plain, ReadError> {
+        reader::read(&self.shared, extent, keys, through).await
     }
 
-    /// Appends an extent's records to an open pack as they are stored, verified but not decoded.
-    pub async fn copy(&self, extent: Extent) -> Result<Vec<Location>, CopyError> {
-        let (bytes, found) = reader::read_stored(&self.shared, &extent).await?;
-        let records = found
-            .into_iter()
-            .map(|found| Record::verbatim(found.header, found.header_bytes, bytes.slice(found.payload)));
-        Ok(self.append_prepared(records.collect()).await?)
+    /// Bytes of records that are best moved at once: in the directory they come to lie side by side anyway, in a cloud each
+    /// append may become a pack.
+    pub fn moved_together(&self) -> u64 {
+        if self.puts_new_packs() { MOVED_TOGETHER_BYTES } else { 0 }
     }
 
-    /// All records of a pack, by id then offset.
-    pub async fn records(&self, id: PackId) -> Result<Arc<[Entry]>, ReadError> {
-        Ok(self.table(id).await?.entries)
-    }
-
-    /// All records of a pack; of an open one those that are durable. A footer that fails its hash is answered from a scan.
-    pub async fn table(&self, id: PackId) -> Result<Table, ReadError> {
-        let pack = self.shared.pack(id).ok_or(ReadError::NotFound(id))?;
-        let lease = Arc::clone(&pack.gone).read_owned().await;
-        if *lease {
-            return Err(ReadError::NotFound(id));
+    /// Appends the extents' records, side by side in one pack, as they are stored, verified but not decoded. With one extent
+    /// the bytes stay in their buffer; of several they are copied out, since who waits for memory holds none.
+    pub async fn copy(&self, extents: &[Extent]) -> Result<Vec<Location>, CopyError> {
+        let mut records = Vec::new();
+        for extent in extents {
+            let (bytes, found) = reader::read_stored(&self.shared, extent).await?;
+            records.extend(found.into_iter().map(|found| {
+                let payload = match extents {
+                    [_] => bytes.slice(found.payload),
+                    _ => Bytes::copy_from_slice(bytes.get(found.payload).unwrap_or_default()),
+                };
+                Record::verbatim(found.header, found.header_bytes, payload)
+            }));
         }
-        {
-            let status = pack.status.lock();
-            if status.state != PackState::Sealed {
-                let mut entries = status.entries.clone();
-                entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
-                return Ok(Table {
-                    entries: entries.into(),
-                    footer_damaged: false,
-                });
-            }
-        }
-        let shared = Arc::clone(&self.shared);
-        let failed = move |error| ReadError::Io { pack: id, error };
-        let read = move || {
-            let _held = lease;
-            read_entries(&shared, id)
-        };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| failed(io::Error::other(error)))?
-            .map_err(failed)
+        Ok(self.append_prepared(records).await?)
     }
 
     /// Whether the pack is there and was not found damaged.
     pub fn is_whole(&self, id: PackId) -> bool {
         let pack = self.shared.pack(id);
         pack.is_some_and(|pack| pack.status.lock().state != PackState::Damaged)
-    }
-
-    /// How far each pack's bytes reach now: those that are durable, or, where nothing is appended any more, the file's
-    /// length. A pack whose file is not to be found is left out.
-    pub async fn lengths(&self) -> BTreeMap<PackId, u64> {
-        let (packs, shared) = (self.packs(), Arc::clone(&self.shared));
-        let length = move |info: PackInfo| {
-            let length = fs::metadata(shared.path(info.id)).ok()?.len();
-            Some((info.id, length.min(info.bytes)))
-        };
-        let ask = move || packs.into_iter().filter_map(length).collect();
-        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
-    }
-
-    /// Whether a sealed pack's footer is the one that was written. `false` too if it cannot be read, or the pack is none.
-    pub async fn has_footer(&self, id: PackId) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let is_sealed = self
-            .shared
-            .pack(id)
-            .is_some_and(|pack| pack.status.lock().state == PackState::Sealed);
-        is_sealed
-            && tokio::task::spawn_blocking(move || has_footer(&shared, id))
-                .await
-                .unwrap_or_default()
     }
 
     /// All packs, by id.
@@ -219,11 +205,12 @@ impl PackSet {
         Ok(())
     }
 
-    /// Waits out the readers of a sealed or poisoned pack and removes it. A pack that does not exist is removed already;
-    /// an open one is refused. Not synced: a file that a power cut brings back is one that no row points to.
-    pub async fn delete(&self, id: PackId) -> Result<(), ReadError> {
+    /// Waits out the readers of a sealed or poisoned pack and removes it, at both backends if it may be there; `has_blob`: its
+    /// row says that the cloud may have it, whether it is a pack here or not. One that does not exist is removed already; an
+    /// open one is refused. Not synced: a file that a power cut brings back is one that no row points to.
+    pub async fn delete(&self, id: PackId, has_blob: bool) -> Result<(), ReadError> {
         let Some(pack) = self.shared.pack(id) else {
-            return Ok(());
+            return if has_blob { self.remove_blob(id).await } else { Ok(()) };
         };
         let failed = move |error| ReadError::Io { pack: id, error };
         if pack.status.lock().state == PackState::Open {
@@ -233,9 +220,19 @@ impl PackSet {
             )));
         }
         let mut gone = Arc::clone(&pack.gone).write_owned().await;
+        let (in_cloud, is_twice) = {
+            let status = pack.status.lock();
+            (status.backend == Backend::Cloud, status.is_twice)
+        };
+        if has_blob || in_cloud || is_twice {
+            self.remove_blob(id).await?;
+        }
         let shared = Arc::clone(&self.shared);
         let remove = move || {
-            remove(&shared, id)?;
+            if !in_cloud || is_twice {
+                remove_file(&shared.path(id))?;
+            }
+            shared.forget(id);
             *gone = true;
             Ok(())
         };
@@ -248,6 +245,12 @@ impl PackSet {
 
 impl Drop for PackSet {
     fn drop(&mut self) {
+        if let Some(uploader) = &self.uploader {
+            uploader.abort();
+        }
+        if let Some(cloud) = &self.shared.cloud {
+            cloud.queue.close();
+        }
         for slot in &self.shared.slots {
             slot.close();
         }
@@ -286,49 +289,14 @@ fn tell(repair: &Recovered, metrics: &PackMetrics) {
     }
 }
 
-fn remove(shared: &Shared, id: PackId) -> io::Result<()> {
-    remove_file(&shared.path(id))?;
-    shared.deleted.fetch_add(1, Ordering::SeqCst);
-    shared.handles.invalidate(&id);
-    shared.packs.write().remove(&id);
-    Ok(())
-}
-
-/// The footer's entries, or those of a scan when the footer is not what was sealed.
-fn read_entries(shared: &Shared, id: PackId) -> io::Result<Table> {
-    let file = shared.handle(id)?;
-    let trailer = read_end(&file, id)?.trailer();
-    if let Some(entries) = read_table(&file, trailer.as_ref())? {
-        return Ok(Table {
-            entries: entries.into(),
-            footer_damaged: false,
-        });
+/// The cloud, unless it is sure that its place is not this store's. One that does not answer is asked again later.
+fn owned(cloud: Cloud, runtime: Option<&tokio::runtime::Handle>) -> Result<Cloud, OpenError> {
+    match runtime.map(|runtime| runtime.block_on(cloud.owned())) {
+        Some(Err(error @ BlobError::Unavailable(_))) => {
+            tracing::warn!(%error, "the cloud does not answer: what is only there cannot be read now");
+            Ok(cloud)
+        }
+        Some(Err(error)) => Err(OpenError::Cloud(error)),
+        Some(Ok(())) | None => Ok(cloud),
     }
-    shared.metrics.damaged.inc();
-    let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
-    let Scan {
-        mut entries, dropped, ..
-    } = scan(&file, id, limit)?;
-    tracing::error!(pack = %id, records = entries.len(), dropped, "a footer is damaged; its records come from a scan");
-    entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
-    Ok(Table {
-        entries: entries.into(),
-        footer_damaged: true,
-    })
-}
-
-fn has_footer(shared: &Shared, id: PackId) -> bool {
-    let read = || {
-        let file = ReadFile::open(&shared.path(id), false)?;
-        read_table(&file, read_end(&file, id)?.trailer().as_ref())
-    };
-    matches!(read(), Ok(Some(_)))
-}
-
-/// The entries of the table that `trailer` vouches for; `None` when it is not the one.
-pub(super) fn read_table(file: &ReadFile, trailer: Option<&Trailer>) -> io::Result<Option<Vec<Entry>>> {
-    let Some(trailer) = trailer else { return Ok(None) };
-    let mut table = vec![0; trailer.table_bytes()];
-    let count = file.read_at(&mut table, trailer.table_offset)?;
-    Ok(table.get(..count).and_then(|table| trailer.entries(table)))
 }

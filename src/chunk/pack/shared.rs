@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot};
@@ -12,10 +12,12 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::blob::local::ReadFile;
 use crate::chunk::codec::Codecs;
 use crate::chunk::pack::batch::Append;
+use crate::chunk::pack::cloud::Cloud;
 use crate::chunk::pack::metrics::PackMetrics;
 use crate::chunk::pack::{AppendError, Entry, PackInfo, PackOptions, PackState};
 use crate::chunk::pool::BufferPool;
 use crate::ids::{IdSource, PackId};
+use crate::meta::pack::Backend;
 
 pub struct Shared {
     pub dir: PathBuf,
@@ -35,10 +37,18 @@ pub struct Shared {
     /// Packs deleted since the set was opened.
     pub deleted: AtomicU64,
     next_written_at: AtomicU64,
+    pub cloud: Option<Cloud>,
 }
 
 impl Shared {
-    pub fn new(dir: &Path, options: PackOptions, ids: Arc<IdSource>, pool: BufferPool, metrics: PackMetrics) -> Self {
+    pub fn new(
+        dir: &Path,
+        options: PackOptions,
+        ids: Arc<IdSource>,
+        pool: BufferPool,
+        metrics: PackMetrics,
+        cloud: Option<Cloud>,
+    ) -> Self {
         // The front of a fresh id is Unix milliseconds and 16 random bits: above whatever an earlier process counted to.
         let start = ids.next().first_chunk().map_or(0, |front| u64::from_be_bytes(*front));
         Self {
@@ -56,6 +66,7 @@ impl Shared {
             packs: RwLock::new(BTreeMap::new()),
             deleted: AtomicU64::new(0),
             next_written_at: AtomicU64::new(start),
+            cloud,
         }
     }
 
@@ -63,8 +74,22 @@ impl Shared {
         path_in(&self.dir, pack)
     }
 
+    /// A name that no other call gets, for a file that is removed again: beside the folders of the packs, where a start looks
+    /// for no pack.
+    pub fn scratch(&self, pack: PackId, end: &str) -> PathBuf {
+        self.dir.join(format!("{pack}-{}{end}", self.ids.pack_id()))
+    }
+
     pub fn pack(&self, id: PackId) -> Option<Arc<Pack>> {
         self.packs.read().get(&id).cloned()
+    }
+
+    /// Takes a deleted pack from the list. It is counted before it leaves the list: who asks for the list first has each pack
+    /// that is missing there in the count.
+    pub fn forget(&self, id: PackId) {
+        self.deleted.fetch_add(1, Ordering::SeqCst);
+        self.handles.invalidate(&id);
+        self.packs.write().remove(&id);
     }
 
     pub fn written_at(&self) -> u64 {
@@ -143,6 +168,17 @@ impl ReadsBefore {
     }
 }
 
+/// Tells where packs are, without keeping the set alive.
+#[derive(Clone, Default)]
+pub struct Places(pub(super) Weak<Shared>);
+
+impl Places {
+    /// `None`: there is no such pack.
+    pub fn backend(&self, pack: PackId) -> Option<Backend> {
+        Some(self.0.upgrade()?.pack(pack)?.info().backend)
+    }
+}
+
 /// A pack that exists.
 pub struct Pack {
     pub id: PackId,
@@ -154,15 +190,20 @@ pub struct Pack {
 pub struct Status {
     pub state: PackState,
     pub bytes: u64,
+    pub backend: Backend,
+    /// Whether a copy may be at the other backend as well.
+    pub is_twice: bool,
     /// The whole records in the order of writing, while there is no footer.
     pub entries: Vec<Entry>,
 }
 
 impl Pack {
-    pub fn new(id: PackId, state: PackState, bytes: u64) -> Self {
+    pub fn new(id: PackId, state: PackState, bytes: u64, backend: Backend) -> Self {
         let status = Mutex::new(Status {
             state,
             bytes,
+            backend,
+            is_twice: false,
             entries: Vec::new(),
         });
         Self {
@@ -178,7 +219,12 @@ impl Pack {
             id: self.id,
             state: status.state,
             bytes: status.bytes,
+            backend: status.backend,
         }
+    }
+
+    pub fn is_in_cloud(&self) -> bool {
+        self.status.lock().backend == Backend::Cloud
     }
 }
 

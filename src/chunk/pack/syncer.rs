@@ -8,11 +8,12 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use crate::blob::local::{AppendFile, create_dir_synced, remove_file, sync_dir};
-use crate::chunk::pack::batch::{self, Append, Staging, batch_bytes};
+use crate::chunk::pack::batch::{self, Append, Sink, Staging, batch_bytes};
 use crate::chunk::pack::format::{FILE_HEADER_BYTES, PACK_RECORDS_MAX, file_header};
 use crate::chunk::pack::shared::{Job, Pack, Shared, Slot};
 use crate::chunk::pack::{AppendError, Entry, PackState};
 use crate::limits::MIB;
+use crate::meta::pack::Backend;
 
 /// Bytes after which a batch takes no further append.
 const BATCH_BYTES: usize = 8 * MIB;
@@ -205,7 +206,7 @@ impl Syncer {
         create_dir_synced(parent)?;
         let file = AppendFile::create(&path, self.shared.options.direct, RESERVE_BYTES)?;
         sync_dir(parent)?;
-        let pack = Arc::new(Pack::new(id, PackState::Open, FILE_HEADER_BYTES as u64));
+        let pack = Arc::new(Pack::new(id, PackState::Open, FILE_HEADER_BYTES as u64, Backend::Local));
         self.shared.packs.write().insert(id, Arc::clone(&pack));
         Ok(OpenPack {
             pack,

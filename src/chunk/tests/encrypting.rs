@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::harness::{Fixture, content, open_with, pack_files, read};
 use super::keys::masters;
-use crate::chunk::pack::{self, Extent, Wanted};
+use crate::chunk::pack::{self, Extent, Through, Wanted};
 use crate::chunk::record::{HEADER_BYTES, RecordHeader, crc32c};
 use crate::chunk::{MetaError, Pace, ReadError, index};
 use crate::ids::{ChunkId, DataId};
@@ -165,7 +165,7 @@ async fn an_altered_byte_is_damage_and_never_read() {
         assert!(header.envelope.is_some() && crc32c(&sound[HEADER_BYTES..]) == header.payload_crc);
         // Without keys a record is not told to be damaged.
         let extent = Extent::new(wanted(&fixture, *id, row));
-        let locked = fixture.store.packs.read(extent, Vec::new()).await;
+        let locked = fixture.store.packs.read(extent, Vec::new(), Through::Cache).await;
         assert!(matches!(locked, Err(pack::ReadError::Io { .. })), "{locked:?}");
     }
 }

@@ -12,12 +12,19 @@ use crate::limits::MIB;
 
 /// The metadata store as a process sees it that is stopped in the middle of a commit.
 #[derive(Default)]
-struct GateKv {
-    inner: Arc<LoggedKv>,
+pub struct GateKv {
+    pub inner: Arc<LoggedKv>,
     /// Commits until the one that waits.
     left: Mutex<Option<usize>>,
-    reached: Notify,
-    go: Notify,
+    pub reached: Notify,
+    pub go: Notify,
+}
+
+impl GateKv {
+    /// The commit behind the next `commits` waits until `go`.
+    pub async fn stop_after(&self, commits: usize) {
+        *self.left.lock().await = Some(commits);
+    }
 }
 
 #[async_trait]

@@ -301,6 +301,7 @@ impl Kv for LoggedKv {
 /// A copy of the packs as they are now, as a crash would leave them.
 pub fn copy_packs(from: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
+    std::fs::create_dir(copy.path().join("packs")).unwrap();
     for folder in std::fs::read_dir(from.join("packs")).unwrap() {
         let folder = folder.unwrap();
         let target = copy.path().join("packs").join(folder.file_name());

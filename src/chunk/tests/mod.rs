@@ -1,6 +1,8 @@
 //! Tests of the chunk store as a whole. The invariants' names are those of ARCHITECTURE.md.
 
 mod braking;
+mod cloud;
+mod clouded;
 mod collecting;
 mod comparing;
 mod composing;
@@ -10,9 +12,11 @@ mod encrypting;
 mod epochs;
 mod harness;
 mod healing;
+mod images;
 mod invariants;
 mod keys;
 mod leaks;
+mod migrating;
 mod passing;
 mod races;
 mod scrubbing;
