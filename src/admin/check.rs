@@ -43,14 +43,26 @@ impl CheckLine {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repaired {
+    /// Chunk rows made anew, or pointed to another record.
     pub chunks: u64,
     pub counters: u64,
+    /// Packs and rows that cannot be read, and were passed over.
+    pub unread: u64,
 }
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Repaired { chunks, counters }) = self.repaired {
-            writeln!(f, "repaired  {chunks} chunk rows, {counters} counters")?;
+        if let Some(Repaired {
+            chunks,
+            counters,
+            unread,
+        }) = self.repaired
+        {
+            let passed = match unread {
+                0 => String::new(),
+                unread => format!("; {unread} packs or rows cannot be read"),
+            };
+            writeln!(f, "repaired  {chunks} chunk rows, {counters} counters{passed}")?;
         }
         writeln!(f, "objects   {}", self.found.objects)?;
         let newer = match self.found.newer_copies {

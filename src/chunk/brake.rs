@@ -38,11 +38,12 @@ pub(super) enum Weighed {
     Fits(Count),
     /// The accounts disagree: the pack is kept.
     Odd(String),
+    /// It was changed each time that it was counted.
+    Busy,
 }
 
 impl ChunkStore {
-    /// Counts `pack` by rows, references and counter. A large disagreement stops collection. A pack that changed all the
-    /// while is kept as well.
+    /// Counts `pack` by rows, references and counter. A large disagreement stops collection.
     pub(super) async fn weigh(&self, pack: PackId, bytes: u64, epoch: Epoch) -> Result<Weighed, CollectError> {
         let stat = key::pack_stat(pack, PackStatKind::Live);
         for _ in 0..COUNTS_MAX {
@@ -67,7 +68,7 @@ impl ChunkStore {
             }
             return Ok(Weighed::Odd(why));
         }
-        Ok(Weighed::Odd("it was changed while it was counted".to_owned()))
+        Ok(Weighed::Busy)
     }
 
     async fn count(&self, pack: PackId) -> Result<Count, CollectError> {

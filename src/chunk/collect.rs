@@ -18,7 +18,7 @@ use crate::chunk::choose::worth_moving;
 use crate::chunk::epoch::{Epoch, Step};
 use crate::chunk::error::{CollectError, MetaError};
 use crate::chunk::index::Known;
-use crate::chunk::pack::{PackInfo, PackState as FileState};
+use crate::chunk::pack::{AppendError, PackInfo, PackState as FileState};
 use crate::chunk::recover::{forget, live_by_pack, live_bytes, pack_row, pack_rows};
 use crate::chunk::store::ChunkStore;
 use crate::chunk::trouble::Trouble;
@@ -49,6 +49,8 @@ pub struct CollectOptions {
     pub dead_bytes_min: u64,
     /// Between runs while nothing is told.
     pub interval: Duration,
+    /// The file of a condemned pack is kept this long, for those who go back to older metadata.
+    pub restore_window: Duration,
     /// Between the steps of a run, at the least.
     pub pause: Duration,
     /// Rest after a step, in percent of the time that it took, so that requests come first. A step takes longer while
@@ -62,6 +64,7 @@ impl Default for CollectOptions {
             dead_percent_max: 15,
             dead_bytes_min: 4 << 20,
             interval: Duration::from_secs(10),
+            restore_window: Duration::ZERO,
             pause: Duration::from_millis(1),
             rest_percent: 300,
         }
@@ -74,6 +77,8 @@ pub struct CollectReport {
     pub unwound: u64,
     pub released: u64,
     pub skipped: u64,
+    /// Payloads that keep their space, since rows of theirs cannot be read.
+    pub unreadable: u64,
     pub packs_deleted: u64,
     pub bytes_deleted: u64,
     pub bytes_moved: u64,
@@ -81,6 +86,8 @@ pub struct CollectReport {
     pub stuck: Vec<PackId>,
     /// Condemned packs that the restore window keeps.
     pub waiting: u64,
+    /// There was no room to move live records: only packs without any went.
+    pub lacked_room: bool,
     /// Garbage is left.
     pub more: bool,
 }
@@ -115,6 +122,10 @@ pub(super) enum Emptied {
     NotWorth,
     /// Nothing points to it, and the restore window keeps its file.
     Waits,
+    /// Uploads changed it all the while: the next run tries again.
+    Busy,
+    /// There is no room where its live records would go.
+    NoRoom,
 }
 
 /// A run under way.
@@ -123,6 +134,8 @@ struct Run {
     report: CollectReport,
     /// Packs that it has to do with no more.
     tried: HashSet<PackId>,
+    /// Those of them that were emptied.
+    emptied: usize,
     until: Instant,
     /// It puts small packs together, whatever is dead in them.
     merges: bool,
@@ -131,7 +144,7 @@ struct Run {
 impl Run {
     /// Whether the next one must go on.
     fn is_over(&self) -> bool {
-        self.tried.len() >= PACKS_PER_RUN || self.report.bytes_moved >= MOVED_PER_RUN || Instant::now() >= self.until
+        self.emptied >= PACKS_PER_RUN || self.report.bytes_moved >= MOVED_PER_RUN || Instant::now() >= self.until
     }
 }
 
@@ -148,11 +161,16 @@ impl ChunkStore {
             let run = async {
                 match self.collect_once().await {
                     Ok(report) if report.more => return,
-                    // It was told when it happened.
-                    Ok(_) | Err(CollectError::Stopped(_)) => {}
+                    Ok(_) => {}
                     Err(error) => {
-                        self.metrics.collect_errors.inc();
-                        tracing::warn!(%error, "the collector stopped early and will resume");
+                        // A stop was told when it happened.
+                        if !matches!(error, CollectError::Stopped(_)) {
+                            self.metrics.collect_errors.inc();
+                            tracing::warn!(%error, "the collector stopped early and will resume");
+                        }
+                        // Whatever is deleted meanwhile: the next run is likely to fail as well.
+                        tokio::time::sleep(self.collect.interval).await;
+                        return;
                     }
                 }
                 let told = self.sessions.garbage.notified();
@@ -185,10 +203,13 @@ impl ChunkStore {
         let unwound = self.unwind(epoch, DATA_PER_RUN, until).await?;
         (report.unwound, report.released) = (unwound.unwound, unwound.released);
         (report.skipped, report.more) = (unwound.skipped, unwound.more);
+        report.unreadable = unwound.unreadable;
+        self.gc.found_unreadable(unwound.unreadable, unwound.why);
         let mut run = Run {
             epoch,
             report: std::mem::take(report),
             tried: HashSet::new(),
+            emptied: 0,
             until: Instant::now() + PACKS_TIME_PER_RUN,
             merges: false,
         };
@@ -209,7 +230,7 @@ impl ChunkStore {
         for (pack, known) in pack_rows(&*self.kv).await? {
             match known.row.state {
                 PackState::Active => {}
-                PackState::Condemned if !self.may_delete(pack, &known.row) => run.report.waiting += 1,
+                PackState::Condemned if !self.may_delete(&known.row) => run.report.waiting += 1,
                 PackState::Evacuating | PackState::Condemned => self.try_pack(pack, run).await?,
             }
         }
@@ -219,9 +240,11 @@ impl ChunkStore {
         self.try_packs(small, run).await
     }
 
-    fn may_delete(&self, pack: PackId, row: &PackRow) -> bool {
+    fn may_delete(&self, row: &PackRow) -> bool {
         // A version without a window did not note when.
-        self.retention.may_delete(pack, row.condemned.unwrap_or(row.created))
+        let since = row.condemned.unwrap_or(row.created).unix_ms();
+        let window_ms = u64::try_from(self.collect.restore_window.as_millis()).unwrap_or(u64::MAX);
+        window_ms == 0 || self.clock.now().unix_ms() >= since.saturating_add(window_ms)
     }
 
     /// Tries these packs in turn, as far as the run may go.
@@ -247,15 +270,23 @@ impl ChunkStore {
             run.report.stuck.push(pack);
             return Ok(());
         }
+        if (run.report.lacked_room && live != 0) || self.gc.is_not_worth(pack, live) {
+            return Ok(());
+        }
         let why = match self.collect_pack(pack, run).await {
-            Ok(Emptied::Yes | Emptied::NotWorth) => return Ok(()),
-            Ok(Emptied::Waits) => {
-                run.report.waiting += 1;
-                return Ok(());
-            }
             Ok(Emptied::Stuck(reason)) => reason,
             Err(error) if error.is_of_pack() => error.to_string(),
-            Err(error) => return Err(error),
+            outcome => {
+                match outcome? {
+                    Emptied::Yes => run.emptied += 1,
+                    Emptied::Waits => run.report.waiting += 1,
+                    Emptied::NotWorth if !run.merges => self.gc.not_worth(pack, live),
+                    Emptied::NoRoom => run.report.lacked_room = true,
+                    Emptied::NotWorth | Emptied::Busy | Emptied::Stuck(_) => {}
+                }
+                self.troubles.is_well(pack);
+                return Ok(());
+            }
         };
         run.report.stuck.push(pack);
         let live = live_bytes(&*self.kv, pack).await?;
@@ -307,6 +338,7 @@ impl ChunkStore {
         if known.row.state != PackState::Condemned {
             match self.weigh(pack, bytes, epoch).await? {
                 Weighed::Odd(why) => return Ok(Emptied::Stuck(why)),
+                Weighed::Busy => return Ok(Emptied::Busy),
                 Weighed::Fits(Count { live, records, .. }) => {
                     let starts = known.row.state == PackState::Active && !run.merges;
                     if starts && !worth_moving(bytes, live, records) {
@@ -322,8 +354,10 @@ impl ChunkStore {
         if known.row.state == PackState::Evacuating {
             // A pack of an interrupted run is not in the table of this process.
             self.table.close(pack);
-            if let stuck @ Emptied::Stuck(_) = self.evacuate(pack, epoch, &mut run.report).await? {
-                return Ok(stuck);
+            match self.evacuate(pack, epoch, &mut run.report).await {
+                Ok(Emptied::Yes) => {}
+                Err(CollectError::Append(AppendError::Full)) => return Ok(Emptied::NoRoom),
+                outcome => return outcome,
             }
             let mut step = epoch.synced_step();
             let counter = key::pack_stat(pack, PackStatKind::Live);
@@ -341,7 +375,7 @@ impl ChunkStore {
             }
             known = self.mark(pack, known, PackState::Condemned, step).await?;
         }
-        if !self.may_delete(pack, &known.row) {
+        if !self.may_delete(&known.row) {
             return Ok(Emptied::Waits);
         }
         self.delete_condemned(pack, &known, epoch).await?;

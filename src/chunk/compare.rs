@@ -31,7 +31,9 @@ const STEP_RECORDS: usize = 256;
 /// Packs whose tables are in memory at the same time, 3 MiB each at the most, to find the rows that they lack.
 const TABLES_MAX: usize = 16;
 /// Faulty rows that are told one by one; all are counted.
-const FINDINGS_MAX: usize = 1000;
+pub(super) const FINDINGS_MAX: usize = 1000;
+/// Rows without a record that are remembered, for a repair.
+const LOST_MAX: usize = 100_000;
 
 /// What the chunk rows say of a pack.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,11 +60,12 @@ fn all(entries: &[Entry]) -> Sum {
     rows
 }
 
-/// A row whose pack has no record for it, and the pack that has one, if any.
-struct Lost {
-    id: ChunkId,
-    place: Place,
-    elsewhere: Option<PackId>,
+/// A row whose pack has no record for it, and the record that a rebuild would take, if any.
+#[derive(Clone, Debug)]
+pub(super) struct Lost {
+    pub id: ChunkId,
+    pub place: Place,
+    pub elsewhere: Option<Entry>,
 }
 
 impl ChunkStore {
@@ -109,7 +112,10 @@ impl ChunkStore {
         for packs in unmet.chunks(TABLES_MAX) {
             self.find_lost(view, packs, &mut lost, recount).await?;
         }
-        self.tell_lost(lost, recount).await
+        self.find_elsewhere(&mut lost).await?;
+        self.tell_lost(&lost, recount).await?;
+        recount.lost = lost;
+        Ok(())
     }
 
     /// The sum of the rows that point to one of `entries`. Notes those that fit no rebuild.
@@ -203,7 +209,7 @@ impl ChunkStore {
                     continue;
                 };
                 recount.findings_total += 1;
-                if lost.len() < FINDINGS_MAX {
+                if lost.len() < LOST_MAX {
                     let elsewhere = None;
                     lost.push(Lost { id, place, elsewhere });
                 }
@@ -223,12 +229,13 @@ impl ChunkStore {
     pub(super) async fn lost_in(&self, pack: PackId) -> Result<Vec<Finding>, MetaError> {
         let (mut lost, mut recount) = (Vec::new(), Recount::default());
         self.find_lost(&*self.kv, &[pack], &mut lost, &mut recount).await?;
-        self.tell_lost(lost, &mut recount).await?;
+        self.find_elsewhere(&mut lost).await?;
+        self.tell_lost(&lost, &mut recount).await?;
         Ok(recount.findings)
     }
 
-    /// Tells each lost chunk with what a rebuild would find for it.
-    async fn tell_lost(&self, mut lost: Vec<Lost>, recount: &mut Recount) -> Result<(), MetaError> {
+    /// Finds for each lost chunk the record in the newest pack that has one.
+    async fn find_elsewhere(&self, lost: &mut [Lost]) -> Result<(), MetaError> {
         if lost.is_empty() {
             return Ok(());
         }
@@ -244,23 +251,27 @@ impl ChunkStore {
             };
             for entry in table.entries.iter() {
                 if let Some(lost) = wanted.get_mut(&entry.id) {
-                    lost.elsewhere.get_or_insert(info.id);
+                    lost.elsewhere.get_or_insert(*entry);
                 }
             }
         }
-        for Lost { id, place, elsewhere } in lost {
+        Ok(())
+    }
+
+    async fn tell_lost(&self, lost: &[Lost], recount: &mut Recount) -> Result<(), MetaError> {
+        for Lost { id, place, elsewhere } in lost.iter().take(FINDINGS_MAX) {
             let rebuilt = match elsewhere {
-                Some(pack) => format!("a rebuild of the index would take the one in pack {pack}"),
+                Some(entry) => format!("a repair would take the one in pack {}", entry.location.pack),
                 None => "no pack has one".to_owned(),
             };
             recount.findings.push(Finding {
-                chunk: id,
+                chunk: *id,
                 pack: place.pack,
                 reason: format!(
                     "there is no record of it at {}, where the index points; {rebuilt}",
                     place.offset
                 ),
-                owners: self.readable_owners(&id).await?,
+                owners: self.readable_owners(id).await?,
             });
         }
         Ok(())

@@ -112,12 +112,14 @@ pub enum CollectError {
 }
 
 impl CollectError {
-    /// Whether only the pack in hand is to blame, so that others can be emptied. A shortage of memory is nobody's.
+    /// Whether only the pack in hand, or a row of what is in it, is to blame, so that others can be emptied. A shortage of
+    /// memory is nobody's.
     pub fn is_of_pack(&self) -> bool {
         match self {
             Self::Read(error) => !matches!(error, pack::ReadError::Busy(_)),
+            Self::Meta(error) => error.is_damage(),
             Self::Copy(_) => true,
-            _ => false,
+            Self::Append(_) | Self::Stopped(_) => false,
         }
     }
 }

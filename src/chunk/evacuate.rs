@@ -103,7 +103,8 @@ impl ChunkStore {
         self.swing(pack, epoch, records, locations).await
     }
 
-    /// Notes the damage of records that stay where they are. What the disk did not give may be whole, and is not noted.
+    /// Notes the damage of records that stay where they are. What could not be read may be whole, and so may the original
+    /// of a copy that is not: it is noted only if it is bad itself.
     async fn left_behind(
         &self,
         pack: PackId,
@@ -112,11 +113,14 @@ impl ChunkStore {
         error: &CollectError,
     ) -> Result<u64, CollectError> {
         for wanted in records {
-            if let CollectError::Read(PackError::Io { .. }) = error {
-                tracing::debug!(chunk = %wanted.id, %error, "a live record cannot be read now");
-            } else {
-                tracing::error!(chunk = %wanted.id, %error, "a live record does not read back: its pack is kept");
-                self.note(pack, epoch, wanted).await?;
+            match self.reason(wanted).await {
+                Ok(Some(reason)) => {
+                    tracing::error!(chunk = %wanted.id, reason, "a live record does not read back: its pack is kept");
+                    self.note(pack, epoch, wanted).await?;
+                }
+                Ok(None) => tracing::error!(chunk = %wanted.id, %error, "a copy of a live record does not read back"),
+                Err(error) if !error.is_of_pack() => return Err(error),
+                Err(_) => tracing::debug!(chunk = %wanted.id, %error, "a live record cannot be read now"),
             }
         }
         Ok(0)

@@ -15,6 +15,7 @@ use crate::chunk::index::{self, Known, after, page};
 use crate::chunk::packs::Counts;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, DataId, SegmentId};
+use crate::kv::skim::{Skim, skim};
 use crate::kv::{CommitError, Guard, Kv, Mutation, Row};
 use crate::meta::data::{DataRow, DataState, GarbageRow};
 use crate::meta::key::{self, Table};
@@ -31,7 +32,7 @@ const DATA_PER_PAUSE: usize = 8;
 const CONFLICTS_MAX: u32 = 8;
 
 /// What a run over the garbage did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnwindReport {
     /// Data that is gone now.
     pub unwound: u64,
@@ -39,8 +40,20 @@ pub struct UnwindReport {
     pub released: u64,
     /// Data that is being built or read, or that rivals kept busy.
     pub skipped: u64,
+    /// Data that stays, since rows of it cannot be read, and why the first of it does.
+    pub unreadable: u64,
+    pub why: String,
     /// Rows are left that were not looked at.
     pub more: bool,
+}
+
+impl UnwindReport {
+    fn note_unreadable(&mut self, why: String) {
+        if self.unreadable == 0 {
+            self.why = why;
+        }
+        self.unreadable += 1;
+    }
 }
 
 enum Step {
@@ -65,19 +78,28 @@ impl ChunkStore {
         let mut seen = 0;
         loop {
             let limit = GARBAGE_ROWS.min(data_max - seen);
-            let rows = page(&*self.kv, from.clone()..range.end.clone(), limit).await?;
+            let rows = match skim(&*self.kv, from.clone()..range.end.clone(), limit).await? {
+                Skim::Rows(rows) => rows,
+                Skim::Gap(gap) => {
+                    report.note_unreadable(gap.reason);
+                    from = gap.keys.end;
+                    continue;
+                }
+            };
             let mut began = Instant::now();
             for (index, row) in rows.iter().enumerate() {
                 if began >= until {
                     report.more = true;
                     return Ok(report);
                 }
-                GarbageRow::decode(row.value.bytes.clone())?;
-                match self.unwind_data(garbage_data(row)?, epoch, until).await? {
-                    Step::Unwound => report.unwound += 1,
-                    Step::Released => report.released += 1,
-                    Step::Skipped => report.skipped += 1,
-                    Step::More => report.more = true,
+                match self.unwind_row(row, epoch, until).await {
+                    Ok(Step::Unwound) => report.unwound += 1,
+                    Ok(Step::Released) => report.released += 1,
+                    Ok(Step::Skipped) => report.skipped += 1,
+                    Ok(Step::More) => report.more = true,
+                    // Nothing of it is taken for absent: it stays whole, and the others go.
+                    Err(error) if error.is_damage() => report.note_unreadable(error.to_string()),
+                    Err(error) => return Err(error),
                 }
                 if index % DATA_PER_PAUSE == 0 {
                     self.rest(began).await;
@@ -86,14 +108,19 @@ impl ChunkStore {
             }
             seen += rows.len();
             match rows.last() {
-                Some(last) if rows.len() == limit => from = after(&last.key),
-                _ => return Ok(report),
+                Some(last) => from = after(&last.key),
+                None => return Ok(report),
             }
             if seen >= data_max {
                 report.more = true;
                 return Ok(report);
             }
         }
+    }
+
+    async fn unwind_row(&self, row: &Row, epoch: Epoch, until: Instant) -> Result<Step, MetaError> {
+        GarbageRow::decode(row.value.bytes.clone())?;
+        self.unwind_data(garbage_data(row)?, epoch, until).await
     }
 
     async fn unwind_data(&self, data: DataId, epoch: Epoch, until: Instant) -> Result<Step, MetaError> {

@@ -1,5 +1,6 @@
 //! How collection stands: what this process knows of its own runs, and what is left to do.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
@@ -23,6 +24,8 @@ use crate::meta::pack::PackState;
 /// Garbage rows that are counted; more are told as more.
 const GARBAGE_COUNTED_MAX: usize = 10_000;
 const GARBAGE_ROWS: usize = 500;
+/// Packs that are known to be not worth moving; with more, all are counted anew.
+const NOT_WORTH_MAX: usize = 100_000;
 
 /// The run under way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +61,7 @@ pub struct DeadPack {
 /// What is left to collect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debt {
-    /// Bytes of packs that chunk rows may point to, and those of them that none points to.
+    /// Bytes of packs that chunk rows may point to, half emptied ones too, and those of them that none points to.
     pub pack_bytes: u64,
     pub dead_bytes: u64,
     /// Packs with enough dead bytes to be emptied, worst first.
@@ -119,6 +122,10 @@ struct State {
     stopped: Option<Stop>,
     run: Option<RunProgress>,
     last: Option<LastRun>,
+    /// Deleted payloads that keep their space, and why the first of them does.
+    unreadable: (u64, String),
+    /// Packs that were not worth moving with so many live bytes.
+    not_worth: HashMap<PackId, i64>,
 }
 
 /// What this process knows of its runs.
@@ -158,6 +165,30 @@ impl Gc {
 
     pub fn stop(&self) -> Option<Stop> {
         self.state.lock().stopped.clone()
+    }
+
+    pub fn found_unreadable(&self, payloads: u64, why: String) {
+        self.state.lock().unreadable = (payloads, why);
+    }
+
+    /// For people: what is never given back, since it cannot be read.
+    pub fn unreadable(&self) -> Option<String> {
+        let (payloads, why) = &self.state.lock().unreadable;
+        (*payloads > 0)
+            .then(|| format!("{payloads} deleted payloads keep their space, as rows of them cannot be read: {why}"))
+    }
+
+    pub fn not_worth(&self, pack: PackId, live: i64) {
+        let mut state = self.state.lock();
+        if state.not_worth.len() >= NOT_WORTH_MAX {
+            state.not_worth.clear();
+        }
+        state.not_worth.insert(pack, live);
+    }
+
+    /// Whether moving the pack was not worth it, and nothing has died in it since.
+    pub fn is_not_worth(&self, pack: PackId, live: i64) -> bool {
+        self.state.lock().not_worth.get(&pack) == Some(&live)
     }
 
     pub fn begin(&self, now: Timestamp) {
@@ -257,11 +288,11 @@ impl ChunkStore {
         let live = live_by_pack(&*self.kv).await?;
         for PackInfo { id, bytes, .. } in self.packs.packs() {
             match rows.get(&id).map(|known| known.row.state) {
-                Some(PackState::Active) => {
+                Some(state @ (PackState::Active | PackState::Evacuating)) => {
                     let dead = dead_bytes(bytes, live.get(&id).copied().unwrap_or_default());
                     debt.pack_bytes += bytes;
                     debt.dead_bytes += dead;
-                    if above_mark(dead, bytes) {
+                    if state == PackState::Active && above_mark(dead, bytes) {
                         debt.packs_above_mark.push(DeadPack {
                             pack: id,
                             bytes,
@@ -273,7 +304,7 @@ impl ChunkStore {
                     debt.condemned += 1;
                     debt.condemned_bytes += bytes;
                 }
-                Some(PackState::Evacuating) | None => {}
+                None => {}
             }
         }
         debt.packs_above_mark

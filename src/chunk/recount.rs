@@ -1,28 +1,25 @@
 //! A recount: whether counters and references agree with the rows (invariant I5).
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::chunk::compare::Claim;
+use crate::chunk::compare::{Claim, Lost};
 use crate::chunk::error::MetaError;
 use crate::chunk::index::{self, page};
+use crate::chunk::needs::{Look, Need, Sums, needs, needs_again};
 use crate::chunk::progress::CheckProgress;
 use crate::chunk::recover::{live_bytes, pack_rows};
 use crate::chunk::scrub::Finding;
 use crate::chunk::store::{ChunkStore, counter};
-use crate::chunk::sum::Sum;
 use crate::chunk::trouble::Trouble;
-use crate::ids::{ChunkId, DataId, PackId, SegmentId};
+use crate::ids::{ChunkId, DataId, PackId};
 use crate::kv::skim::{Skim, after, skim};
 use crate::kv::{Kv, Mutation, Row};
 use crate::limits::SCAN_ROWS_MAX;
-use crate::meta::chunk::ChunkRow;
-use crate::meta::data::{DataRow, DataState};
+use crate::meta::data::DataState;
 use crate::meta::key::{self, PackStatKind, Table, UsageKind, UsageScope};
 use crate::meta::segment::SegmentRow;
-use crate::meta::tree::{Target, TreeRow};
 use crate::meta::usage::Tally;
 
 /// Differences that a recount lists; more are only counted.
@@ -71,34 +68,15 @@ pub struct Recount {
     /// Chunk rows that no rebuild of the index would make: those that are told, and how many there are.
     pub findings: Vec<Finding>,
     pub findings_total: u64,
-    claims: BTreeMap<PackId, Claim>,
-    has_gaps: bool,
-    sums: Sums,
-}
-
-/// The chunks and their references as each table has them; in a sound store two and two are equal.
-#[derive(Clone, Debug, Default)]
-struct Sums {
-    chunks: Sum,
-    chunks_referred: Sum,
-    refs: Sum,
-    refs_listed: Sum,
-    last_referred: Option<ChunkId>,
-}
-
-impl Sums {
-    fn agree(&self) -> bool {
-        self.chunks == self.chunks_referred && self.refs == self.refs_listed
-    }
-
-    /// Adds a `chunk_ref` row; they come in the order of their chunks.
-    fn add_ref(&mut self, chunk: ChunkId, segment: &SegmentId) {
-        self.refs.add(&(chunk, segment));
-        if self.last_referred != Some(chunk) {
-            self.chunks_referred.add(&chunk);
-            self.last_referred = Some(chunk);
-        }
-    }
+    /// Rows without a record where they point to, as far as they are remembered.
+    pub(super) lost: Vec<Lost>,
+    pub(super) claims: BTreeMap<PackId, Claim>,
+    pub(super) has_gaps: bool,
+    pub(super) sums: Sums,
+    /// Where the last tree row ended, and of which data it was.
+    pub(super) tree_end: Option<(DataId, u64)>,
+    /// Chunks that were noted as damaged and that no upload has brought again: the first of them.
+    pub(super) damaged: Vec<(ChunkId, PackId)>,
 }
 
 impl Recount {
@@ -108,25 +86,6 @@ impl Recount {
             self.differences.push(difference);
         }
     }
-}
-
-/// A row that another row needs: its key, or any row of a range.
-enum Need {
-    Key(Bytes),
-    /// The list of the segment has the chunk.
-    Named {
-        chunk: ChunkId,
-        segment: SegmentId,
-    },
-    Any(Range<Bytes>),
-    /// A reference to data whose owner is gone, or the garbage row that says that the last one has just gone.
-    Held(DataId),
-    /// The reference of `child` to its tree's data; not while that is unwound, since a child's reference goes with the
-    /// first of the entries that share it.
-    Child {
-        child: DataId,
-        data: DataId,
-    },
 }
 
 impl ChunkStore {
@@ -160,6 +119,14 @@ impl ChunkStore {
                 self.recount_table(view, (table, Look::Again), progress, &mut recount)
                     .await?;
             }
+        }
+        for (chunk, pack) in std::mem::take(&mut recount.damaged) {
+            recount.findings.push(Finding {
+                chunk,
+                pack,
+                reason: "its record was found damaged, and no upload has brought it again".to_owned(),
+                owners: self.readable_owners(&chunk).await?,
+            });
         }
         let claims = std::mem::take(&mut recount.claims);
         self.compare_files(&claims, &mut recount).await?;
@@ -200,10 +167,13 @@ impl ChunkStore {
                     Look::Again => Ok(needs_again(table, row, recount)),
                 };
                 match check(view, row, needs, recount).await {
-                    Err(error) if error.is_damage() => recount.note(Difference::Malformed {
-                        row: hex::encode(&row.key),
-                        reason: error.to_string(),
-                    }),
+                    Err(error) if error.is_damage() => {
+                        recount.has_gaps = true;
+                        recount.note(Difference::Malformed {
+                            row: hex::encode(&row.key),
+                            reason: error.to_string(),
+                        });
+                    }
                     outcome => outcome?,
                 }
             }
@@ -261,8 +231,7 @@ impl ChunkStore {
     }
 
     /// Sets the counters to what the rows say; returns how many differed. For a store at rest.
-    pub(super) async fn repair_counters(&self) -> Result<u64, MetaError> {
-        let recount = self.recount().await?;
+    pub(super) async fn repair_counters(&self, recount: &Recount) -> Result<u64, MetaError> {
         let mut repaired = 0;
         if recount.has_gaps {
             // What cannot be read is not counted: the sums would lack it.
@@ -308,6 +277,11 @@ async fn check(
                 let key = key::data_ref(child, data);
                 (unwinding || view.get(&key).await?.is_some(), key)
             }
+            Need::Joined { data, at } => {
+                let owner = index::data(view, data).await?;
+                let moves = |state| matches!(state, DataState::Building | DataState::Unwinding);
+                (owner.is_some_and(|known| moves(known.row.state)), key::tree(data, at))
+            }
             Need::Any(range) => (!page(view, range.clone(), 1).await?.is_empty(), range.start),
         };
         if !there {
@@ -345,108 +319,4 @@ async fn expected(kv: &dyn Kv, tally: &Tally) -> Result<Vec<(String, Bytes, i64)
     expected.push(("unique bytes".into(), usage(UsageKind::UniqueBytes), tally.unique_bytes));
     expected.push(("stored bytes".into(), usage(UsageKind::StoredBytes), tally.stored_bytes));
     Ok(expected)
-}
-
-/// Which of the two looks at a table it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Look {
-    First,
-    /// Of the tables whose sums do not agree, or that have gaps: tells which rows it is.
-    Again,
-}
-
-/// The bytes of a row's key from `at` on.
-fn id<const WIDTH: usize>(row: &Row, at: usize) -> [u8; WIDTH] {
-    let bytes = row.key.get(at..at + WIDTH).and_then(|bytes| bytes.try_into().ok());
-    bytes.unwrap_or([0; WIDTH])
-}
-
-/// What `row` of `table` needs, but for what sums tell.
-fn needs(table: Table, row: &Row, recount: &mut Recount) -> Result<Vec<Need>, MetaError> {
-    let value = row.value.bytes.clone();
-    let data = |at| DataId(id(row, at));
-    Ok(match table {
-        Table::Chunk => {
-            let name = ChunkId(id(row, 1));
-            recount.sums.chunks.add(&name);
-            let chunk = ChunkRow::decode(value)?;
-            recount.chunks += 1;
-            recount.tally.add(&chunk);
-            let pack = chunk.place.pack;
-            let is_first = !recount.claims.contains_key(&pack);
-            recount.claims.entry(pack).or_default().add(&name, &chunk.place);
-            is_first.then(|| Need::Key(key::pack(pack))).into_iter().collect()
-        }
-        Table::ChunkRef => {
-            recount.sums.add_ref(ChunkId(id(row, 1)), &SegmentId(id(row, 33)));
-            vec![]
-        }
-        Table::Segment => {
-            recount.segments += 1;
-            let name = SegmentId(id(row, 1));
-            for chunk in SegmentRow::decode(value)?.distinct_chunks() {
-                recount.sums.refs_listed.add(&(chunk, name));
-            }
-            vec![Need::Any(key::segment_refs(&name))]
-        }
-        Table::SegmentRef => {
-            // A row that is being unwound keeps its key, so the row of the entry is the next one.
-            let (data, end) = (data(33), u64::from_be_bytes(id(row, 49)));
-            let tree = key::tree(data, end)..key::trees(data).end;
-            vec![Need::Key(key::segment(&SegmentId(id(row, 1)))), Need::Any(tree)]
-        }
-        Table::Tree => tree_needs(data(1), &TreeRow::decode(value)?),
-        Table::DataRef => vec![Need::Key(key::data(data(1))), Need::Key(key::data(data(17)))],
-        Table::Data => {
-            recount.data += 1;
-            data_needs(data(1), &DataRow::decode(value)?)
-        }
-        _ => vec![],
-    })
-}
-
-fn tree_needs(data: DataId, tree: &TreeRow) -> Vec<Need> {
-    let mut at = tree.start;
-    let refs = tree.entries.iter().map(|entry| {
-        at += entry.length;
-        match entry.target {
-            Target::Segment(segment) => Need::Key(key::segment_ref(&segment, data, at)),
-            Target::Data(child) => Need::Child { child, data },
-        }
-    });
-    refs.chain([Need::Key(key::data(data))]).collect()
-}
-
-fn data_needs(id: DataId, data: &DataRow) -> Vec<Need> {
-    let mut needs = match data.state {
-        DataState::Live => vec![],
-        DataState::Released => vec![Need::Held(id)],
-        DataState::Building | DataState::Unwinding => vec![Need::Key(key::garbage(id))],
-    };
-    if data.is_whole() && data.size > 0 {
-        needs.push(Need::Key(key::tree(id, data.size)));
-    }
-    needs
-}
-
-/// What `row` needs of what the sums are of. What cannot be decoded was told at the first look.
-fn needs_again(table: Table, row: &Row, recount: &Recount) -> Vec<Need> {
-    match table {
-        Table::Chunk => vec![Need::Any(key::chunk_refs(&ChunkId(id(row, 1))))],
-        Table::ChunkRef => {
-            let (chunk, segment) = (ChunkId(id(row, 1)), SegmentId(id(row, 33)));
-            let mut needs = vec![Need::Key(key::chunk(&chunk))];
-            if !recount.has_gaps {
-                needs.push(Need::Named { chunk, segment });
-            }
-            needs
-        }
-        Table::Segment => {
-            let name = SegmentId(id(row, 1));
-            let listed = SegmentRow::decode(row.value.bytes.clone()).map(|segment| segment.distinct_chunks());
-            let refs = listed.into_iter().flatten();
-            refs.map(|chunk| Need::Key(key::chunk_ref(&chunk, &name))).collect()
-        }
-        _ => vec![],
-    }
 }

@@ -185,7 +185,7 @@ impl ChunkStore {
     }
 
     /// Why the record is bad, if it is.
-    async fn reason(&self, wanted: &Wanted) -> Result<Option<String>, CollectError> {
+    pub(super) async fn reason(&self, wanted: &Wanted) -> Result<Option<String>, CollectError> {
         match self.read_records(Extent::new(*wanted)).await {
             Ok(read) => {
                 let bad = self.misnamed(&[*wanted], read).await?;

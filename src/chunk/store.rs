@@ -25,7 +25,6 @@ use crate::chunk::pack::{PackOptions, PackSet};
 use crate::chunk::packs::PackTable;
 use crate::chunk::pool::BufferPool;
 use crate::chunk::recover::{self, RecoverReport, RowClaims};
-use crate::chunk::retention::{DeleteNow, Retention};
 use crate::chunk::session::Sessions;
 use crate::chunk::trouble::{Trouble, Troubles};
 use crate::clock::Clock;
@@ -61,8 +60,6 @@ pub struct ChunkStoreOptions {
     pub tree_cache_bytes: u64,
     pub segment_cache_bytes: u64,
     pub collect: CollectOptions,
-    /// When condemned packs may go.
-    pub retention: Arc<dyn Retention>,
     /// Without room on the disk, the collector takes back what it can.
     pub space: Arc<Space>,
 }
@@ -83,7 +80,6 @@ impl ChunkStoreOptions {
             tree_cache_bytes: 4 * MIB as u64,
             segment_cache_bytes: 12 * MIB as u64,
             collect: CollectOptions::default(),
-            retention: Arc::new(DeleteNow),
             space,
         }
     }
@@ -111,7 +107,6 @@ pub struct ChunkStore {
     /// Names this process in the building rows.
     pub(super) boot: [u8; 16],
     pub(super) collect: CollectOptions,
-    pub(super) retention: Arc<dyn Retention>,
     pub(super) gc: Gc,
     /// Of a full pack.
     pub(super) pack_bytes: u64,
@@ -198,7 +193,6 @@ impl ChunkStore {
             ids,
             gc: Gc::new(options.collect.rest_percent),
             collect: options.collect,
-            retention: options.retention,
             pack_bytes,
             space: options.space,
             collecting: Mutex::new(()),
@@ -239,7 +233,7 @@ impl ChunkStore {
             .gc
             .stop()
             .map(|stop| format!("collection is stopped: {}", stop.why));
-        let told: Vec<String> = stopped.into_iter().chain(told).collect();
+        let told: Vec<String> = stopped.into_iter().chain(self.gc.unreadable()).chain(told).collect();
         (!told.is_empty()).then(|| told.join("; "))
     }
 

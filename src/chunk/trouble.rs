@@ -61,6 +61,16 @@ impl Troubles {
         tried.is_some_and(|tried| tried.live == live && now < tried.rests)
     }
 
+    /// Notes that a try to empty `pack` met with nothing that is wrong.
+    pub fn is_well(&self, pack: PackId) {
+        let mut packs = self.0.lock();
+        match packs.get_mut(&pack) {
+            Some(known) if known.trouble == Trouble::Stuck => drop(packs.remove(&pack)),
+            Some(known) => known.tried = None,
+            None => {}
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.lock().is_empty()
     }

@@ -92,6 +92,7 @@ pub struct StorageConfig {
     pub buffer_bytes: usize,
     pub reserve_bytes: u64,
     pub collect_interval: Duration,
+    pub restore_window: Duration,
     pub scrub_interval: Duration,
 }
 
@@ -287,6 +288,7 @@ fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {
         buffer_bytes: values.size("storage.buffers")?,
         reserve_bytes: values.size("storage.reserve")? as u64,
         collect_interval: values.duration("storage.collect_interval")?,
+        restore_window: values.duration("storage.restore_window")?,
         scrub_interval: values.duration("storage.scrub_interval")?,
     })
 }

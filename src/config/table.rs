@@ -135,6 +135,10 @@ const LONG: Kind = Kind::Duration {
     min_ms: 1_000,
     max_ms: 366 * 24 * 3_600_000,
 };
+const WINDOW: Kind = Kind::Duration {
+    min_ms: 0,
+    max_ms: 366 * 24 * 3_600_000,
+};
 const CONNECTIONS: Kind = Kind::Count { min: 1, max: 1_000_000 };
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -374,6 +378,12 @@ const SETTINGS: &[Setting] = &[
         "10s",
         SHORT,
         "pause between two looks for space to give back",
+    ),
+    setting(
+        "storage.restore_window",
+        "0s",
+        WINDOW,
+        "a pack that nothing needs any more stays this long, so that an older copy of the metadata finds its chunks; 0s: it goes at once",
     ),
     setting(
         "storage.scrub_interval",

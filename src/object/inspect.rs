@@ -6,8 +6,8 @@ use std::pin::pin;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
+use crate::chunk::ReadError as ChunkReadError;
 use crate::chunk::md5::md5_small;
-use crate::chunk::{MetaError, ReadError as ChunkReadError};
 use crate::ids::{BucketId, DataId};
 use crate::kv::skim::{Skim, skim};
 use crate::kv::{ReadError, Row, Value};
@@ -218,7 +218,7 @@ impl Objects {
             let Ok(value) = row else { continue };
             match self.chunks.open_body(head.data, &value.bytes).await {
                 Ok(body) => value.bytes = body,
-                Err(ChunkReadError::Meta(MetaError::Malformed(error))) => *row = Err(error.to_string()),
+                Err(ChunkReadError::Meta(error)) if error.is_damage() => *row = Err(error.to_string()),
                 Err(error) => return Err(error.into()),
             }
         }

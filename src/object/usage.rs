@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use crate::chunk::CheckProgress;
 use crate::ids::BucketId;
 use crate::kv::skim::Skim;
-use crate::kv::{Counter, Kv, ReadError, Row};
+use crate::kv::{Counter, Kv, Mutation, ReadError, Row};
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::meta::key::{self, Table, UsageKind, UsageScope};
@@ -46,6 +46,41 @@ impl Objects {
         Ok(counted.get(&bucket.id).copied().unwrap_or_default())
     }
 
+    /// Sets the counters of all buckets to what their rows say; returns how many differed. For a store at rest. Rows that cannot
+    /// be read are not counted: then nothing is set.
+    pub async fn repair_counters(&self) -> Result<u64, StoreError> {
+        let mut report = CheckReport::default();
+        let mut counted = count_rows(&*self.kv, &mut report, &CheckProgress::default()).await?;
+        let mut repaired = 0;
+        let mut steps = pin!(skims(&*self.kv, key::table(Table::Bucket), limits::LIST_PAGE_MAX));
+        while let Some(step) = steps.try_next().await?.filter(|_| report.is_sound()) {
+            let Skim::Rows(rows) = step else { continue };
+            for Bucket { id, .. } in rows.into_iter().filter_map(|row| bucket(row).ok()) {
+                let expected = counted.remove(&id).unwrap_or_default();
+                let range = key::prefix_range(scope_prefix(id));
+                let found = match counters_in(&*self.kv, range).await {
+                    Err(StoreError::Read(ReadError::Corrupt(_)) | StoreError::Malformed(_)) => continue,
+                    found => found?,
+                };
+                let mut mutation = Mutation::deferred();
+                for (kind, delta) in [
+                    (UsageKind::Objects, expected.objects - found.objects),
+                    (UsageKind::Bytes, expected.bytes - found.bytes),
+                    (UsageKind::UploadBytes, expected.upload_bytes - found.upload_bytes),
+                ] {
+                    if delta != 0 {
+                        mutation.add(key::usage(UsageScope::Bucket(id), kind, 0), delta);
+                        repaired += 1;
+                    }
+                }
+                if !mutation.effects.is_empty() {
+                    self.kv.commit(mutation).await?;
+                }
+            }
+        }
+        Ok(repaired)
+    }
+
     /// Holds the counters of all buckets against the rows that they count. Of what cannot be read the check of the objects
     /// tells.
     pub(super) async fn compare_usage(
@@ -55,14 +90,17 @@ impl Objects {
         progress: &CheckProgress,
     ) -> Result<(), StoreError> {
         let before = report.differences.len();
-        let counted = count_rows(view, report, progress).await?;
-        let is_whole = report.differences.len() == before;
+        let mut counted = count_rows(view, report, progress).await?;
+        let mut is_whole = report.differences.len() == before;
         let mut steps = pin!(skims(view, key::table(Table::Bucket), limits::LIST_PAGE_MAX));
         while let Some(step) = steps.try_next().await? {
-            let Skim::Rows(rows) = step else { continue };
+            let Skim::Rows(rows) = step else {
+                is_whole = false;
+                continue;
+            };
             // A malformed one is told where the names are read.
             for Bucket { id, name, .. } in rows.into_iter().filter_map(|row| bucket(row).ok()) {
-                let expected = counted.get(&id).copied().unwrap_or_default();
+                let expected = counted.remove(&id).unwrap_or_default();
                 match counters_in(view, key::prefix_range(scope_prefix(id))).await {
                     Ok(found) if found != expected && is_whole => report.differences.push(format!(
                         "the counters of {name} are {found:?}, the rows say {expected:?}"
@@ -79,6 +117,13 @@ impl Objects {
                     Err(error) => return Err(error),
                 }
             }
+        }
+        // Parts outlive their bucket until they are swept; objects never do.
+        for (id, Usage { objects, .. }) in counted.into_iter().filter(|(_, usage)| is_whole && usage.objects > 0) {
+            report.differences.push(format!(
+                "{objects} objects are in bucket {}, whose row is not there",
+                id.0
+            ));
         }
         Ok(())
     }

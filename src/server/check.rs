@@ -5,9 +5,9 @@ use std::thread::available_parallelism;
 
 use prometheus::Registry;
 
-use super::stores::Stores;
+use super::stores::{RepairError, Stores};
 use super::{ServeError, root_key, take_directory};
-use crate::admin::{CheckReport, Repaired};
+use crate::admin::CheckReport;
 use crate::chunk::ClearStore;
 use crate::config::Config;
 use crate::object::{CheckProgress, StoreError};
@@ -20,8 +20,8 @@ pub enum CheckError {
     Serve(#[from] ServeError),
     #[error("the store cannot be read: {0}")]
     Store(#[from] StoreError),
-    #[error("the index cannot be made anew: {0}")]
-    Repair(#[from] crate::chunk::CollectError),
+    #[error(transparent)]
+    Repair(#[from] RepairError),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,12 +55,8 @@ async fn run(stores: &Arc<Stores>, request: CheckRequest, progress: &CheckProgre
     } else {
         None
     };
-    let report = stores.checked(request.read_data, cores(), progress).await;
-    let repaired = repaired.map(|rebuilt| Repaired {
-        chunks: rebuilt.restored,
-        counters: rebuilt.counters,
-    });
-    Ok(CheckReport { repaired, ..report? })
+    let report = stores.checked(request.read_data, cores(), progress).await?;
+    Ok(CheckReport { repaired, ..report })
 }
 
 fn cores() -> usize {

@@ -17,15 +17,13 @@ use super::keyring;
 use super::keys;
 use super::service::Wire;
 use crate::admin::{
-    Backend, BackupStatus, BucketUsage, CheckReport, GcResumed, GcStatus, KeysReport, RotationReport, ScrubReport,
-    UsageReport,
+    Backend, BackupStatus, BucketUsage, CheckReport, GcResumed, GcStatus, KeysReport, Repaired, RotationReport,
+    ScrubReport, UsageReport,
 };
 use crate::backup::{Backup, BackupHandle, BackupOptions, Lineage, Sources};
 use crate::blob::space::Space;
 use crate::chunk::codec::Compression;
-use crate::chunk::{
-    self, ChunkStore, ChunkStoreOptions, ClearStore, CollectError, CollectorHandle, Keys, MasterKeys, RebuildReport,
-};
+use crate::chunk::{self, ChunkStore, ChunkStoreOptions, ClearStore, CollectError, CollectorHandle, Keys, MasterKeys};
 use crate::clock::Clock;
 use crate::config::{CompressionChoice, Config, MasterKeySource, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
@@ -37,6 +35,14 @@ use crate::s3::{self, S3Options, S3Wire};
 
 /// Between two looks for room on the disk.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    #[error("the index cannot be made anew: {0}")]
+    Index(#[from] CollectError),
+    #[error("the counters of the buckets cannot be set right: {0}")]
+    Counters(#[from] StoreError),
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoresError {
@@ -200,9 +206,17 @@ impl Stores {
         });
     }
 
-    /// Makes lost chunk rows anew from the packs and sets the counters right. For a store at rest.
-    pub async fn repair(&self) -> Result<RebuildReport, CollectError> {
-        self.chunks.rebuild_index().await
+    /// Makes lost chunk rows anew from the packs and sets all counters right. For a store at rest.
+    pub async fn repair(&self) -> Result<Repaired, RepairError> {
+        let rebuilt = self.chunks.rebuild_index().await?;
+        for reason in &rebuilt.unread {
+            tracing::error!(reason, "the repair passed over what cannot be read");
+        }
+        Ok(Repaired {
+            chunks: rebuilt.restored + rebuilt.repointed,
+            counters: rebuilt.counters + self.objects.repair_counters().await?,
+            unread: rebuilt.unread.len() as u64,
+        })
     }
 
     /// Checks the store, `at_once` packs side by side.
@@ -434,6 +448,7 @@ fn chunk_options(config: &Config) -> ChunkStoreOptions {
     let mut options = ChunkStoreOptions::new(config.data.join("packs"));
     options.pool_bytes = config.storage.buffer_bytes;
     options.collect.interval = config.storage.collect_interval;
+    options.collect.restore_window = config.storage.restore_window;
     options.space = Arc::new(Space::new(&config.data, config.storage.reserve_bytes));
     options.compression = match config.storage.compression {
         CompressionChoice::Off => Compression::Off,

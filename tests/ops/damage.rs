@@ -150,7 +150,10 @@ fn a_stopped_store_is_checked() {
         (&report["objects"], &report["bodies"]),
         (&serde_json::json!(2), &serde_json::json!(1))
     );
-    assert_eq!(report["repaired"], serde_json::json!({"chunks": 0, "counters": 0}));
+    assert_eq!(
+        report["repaired"],
+        serde_json::json!({"chunks": 0, "counters": 0, "unread": 0})
+    );
     damage(&gateway.data.join("packs"));
     let (code, told) = check(&gateway, &["--read-data"]);
     assert_eq!(code, 1, "{told}");

@@ -23,7 +23,7 @@ pub enum Footer {
     Whole,
     /// It was damaged and is new: all that the index points to was found whole.
     Rewritten { records: u32 },
-    /// It is damaged, and so is something that the index points to. Nothing was changed.
+    /// It is damaged, and so is something that the index points to; or records came or went meanwhile. Nothing was changed.
     Lost,
 }
 
@@ -62,10 +62,10 @@ fn mend(shared: &Shared, pack: &Pack, claims: &dyn Claims) -> io::Result<Footer>
     shared.metrics.damaged.inc();
     let limit = trailer.map_or(file.length()?, |trailer| trailer.table_offset);
     let found = scan(&file, id, limit)?;
-    // In this order: what the collector moves away in between is missing from the second number, not from the first.
-    let claimed = claimed_bytes(claims, id, &found.entries).map_err(io::Error::other)?;
+    // What the collector moves away in between would be missing from the one number and not from the other.
     let live = claims.live_bytes(id).map_err(io::Error::other)?;
-    if claimed < live {
+    let claimed = claimed_bytes(claims, id, &found.entries).map_err(io::Error::other)?;
+    if claimed < live || claims.live_bytes(id).map_err(io::Error::other)? != live {
         return Ok(Footer::Lost);
     }
     let (mut staging, file) = (Staging::new(MIB), AppendFile::open(&path, shared.options.direct)?);

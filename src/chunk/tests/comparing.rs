@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::harness::{Fixture, content, pack_files};
 use crate::chunk::index;
-use crate::chunk::pack::{Footer, NewRecord};
+use crate::chunk::pack::{Claims, ClaimsError, Footer, NewRecord};
 use crate::chunk::recover::RowClaims;
 use crate::chunk::{Difference, Recount};
-use crate::ids::ChunkId;
+use crate::ids::{ChunkId, PackId};
 use crate::kv::broken::BrokenKv;
 use crate::kv::memory::MemoryKv;
 use crate::kv::skim::after;
@@ -165,6 +165,105 @@ async fn i7_a_damaged_footer_is_told_and_mended_from_a_scan() {
     assert!(std::fs::read(path).unwrap() == flipped);
     let lost = fixture.store.scrub_footer(pack).await.unwrap();
     assert!(lost.len() == 1 && lost[0].owners.rows.contains_key(&id), "{lost:?}");
+}
+
+/// Records that come or go between the two looks at the rows keep the footer as it is, for the next look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_footer_is_not_written_anew_while_records_come_and_go() {
+    struct Restless(RowClaims, AtomicBool);
+    impl Claims for Restless {
+        fn live_bytes(&self, pack: PackId) -> Result<u64, ClaimsError> {
+            let is_first = !self.1.swap(true, Ordering::Relaxed);
+            Ok(self.0.live_bytes(pack)? - u64::from(is_first))
+        }
+
+        fn claimed(&self, pack: PackId, places: &[(ChunkId, u32)]) -> Result<Vec<Option<u32>>, ClaimsError> {
+            self.0.claimed(pack, places)
+        }
+    }
+    let fixture = Fixture::new().await;
+    fixture.put(&content(1, MIB)).await;
+    fixture.store.packs.seal_all().await.unwrap();
+    let (path, pack) = (
+        pack_files(fixture.dir.path()).remove(0),
+        fixture.store.pack_sizes()[0].0,
+    );
+    let mut bytes = std::fs::read(&path).unwrap();
+    let table = bytes.len() - 128;
+    bytes[table + 40] ^= 0x10;
+    std::fs::write(&path, &bytes).unwrap();
+    let claims = RowClaims {
+        kv: Arc::clone(&fixture.kv),
+        runtime: tokio::runtime::Handle::current(),
+    };
+    let restless = Arc::new(Restless(claims, AtomicBool::new(false)));
+    let mend = async || fixture.store.packs.mend_footer(pack, restless.clone()).await.unwrap();
+    assert_eq!(mend().await, Footer::Lost);
+    assert!(matches!(mend().await, Footer::Rewritten { .. }));
+}
+
+/// A row of a tree that is not the last one: all others are there, and none says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_tree_row_that_is_missing_is_told() {
+    let fixture = Fixture::new().await;
+    let id = fixture.put(&content(1, 24 * MIB)).await;
+    let rows = index::page(&*fixture.kv, key::trees(id), 100).await.unwrap();
+    assert!(rows.len() > 2);
+    for row in rows {
+        let mut mutation = Mutation::new();
+        mutation.delete(row.key.clone());
+        fixture.kv.commit(mutation).await.unwrap();
+        let recount = fixture.store.recount().await.unwrap();
+        assert!(recount.differences_total > 0, "{}", hex::encode(&row.key));
+        let mut mutation = Mutation::new();
+        mutation.put(row.key, row.value.bytes);
+        fixture.kv.commit(mutation).await.unwrap();
+        fixture.check().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_that_is_noted_as_damaged_is_told_until_it_is_healed() {
+    let fixture = Fixture::new().await;
+    let bytes = content(1, MIB);
+    let id = fixture.put(&bytes).await;
+    let (chunk, row) = chunks(&fixture, 1).await.remove(0);
+    put_row(&fixture, &chunk, &ChunkRow { damaged: true, ..row }).await;
+    let findings = fixture.store.recount().await.unwrap().findings;
+    assert!(
+        findings.len() == 1 && findings[0].owners.rows.contains_key(&id),
+        "{findings:?}"
+    );
+    fixture.put(&bytes).await;
+    fixture.check().await;
+}
+
+/// A row whose record is not where it points to gets the record that another pack has, once that reads back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_points_rows_to_another_record_of_their_chunk() {
+    let fixture = Fixture::new().await;
+    let bytes = content(1, MIB);
+    let id = fixture.put(&bytes).await;
+    fixture.store.packs.seal_all().await.unwrap();
+    let first = pack_files(fixture.dir.path()).remove(0);
+    // The second upload takes the damaged chunks for misses.
+    let rows = chunks(&fixture, 100).await;
+    for (chunk, row) in &rows {
+        let row = row.clone();
+        put_row(&fixture, chunk, &ChunkRow { damaged: true, ..row }).await;
+    }
+    fixture.put(&bytes).await;
+    for (chunk, row) in &rows {
+        put_row(&fixture, chunk, row).await;
+    }
+    let fixture = fixture.restart().await;
+    std::fs::write(&first, vec![0; std::fs::metadata(&first).unwrap().len() as usize]).unwrap();
+    assert_eq!(fixture.store.recount().await.unwrap().findings.len(), rows.len());
+    let report = fixture.store.rebuild_index().await.unwrap();
+    assert_eq!(report.repointed, rows.len() as u64, "{report:?}");
+    assert!(fixture.get(id, 0..bytes.len() as u64).await == bytes);
+    let recount = fixture.store.recount().await.unwrap();
+    assert!(recount.findings.is_empty(), "{:?}", recount.findings);
 }
 
 /// Rows come, move and go while they are counted: the collector is not held off, and no difference is told.

@@ -62,6 +62,7 @@ pub fn options(dir: &Path) -> ChunkStoreOptions {
         dead_percent_max: 15,
         dead_bytes_min: 0,
         interval: Duration::from_millis(5),
+        restore_window: Duration::ZERO,
         pause: Duration::ZERO,
         rest_percent: 0,
     };

@@ -61,8 +61,12 @@ async fn a_pack_with_a_damaged_live_record_is_kept() {
         read(&fixture.store, id, 0..size).await,
         Err(ReadError::Damaged { .. })
     ));
-    fixture.check().await;
-    // Every damaged chunk is known now, so that one upload heals all, and the packs go.
+    // Every damaged chunk is known now, so that a recount tells it, one upload heals all, and the packs go.
+    let recount = fixture.store.recount().await.unwrap();
+    assert!(
+        recount.differences.is_empty() && !recount.findings.is_empty(),
+        "{recount:?}"
+    );
     fixture.put(&bytes).await;
     assert!(fixture.get(id, 0..size).await == bytes);
     let report = fixture.collect().await;

@@ -13,6 +13,7 @@ mod healing;
 mod invariants;
 mod keys;
 mod leaks;
+mod passing;
 mod races;
 mod scrubbing;
 mod storing;

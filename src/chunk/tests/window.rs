@@ -1,27 +1,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::harness::{check, content, open_at, options, pack_files, publish, read, release};
 use crate::chunk::recover::pack_rows;
-use crate::chunk::{ChunkStore, Retention, WriteOptions};
-use crate::clock::{Clock, ClockHand, Timestamp};
-use crate::ids::{DataId, DomainId, PackId};
+use crate::chunk::{ChunkStore, WriteOptions};
+use crate::clock::{Clock, ClockHand};
+use crate::ids::{DataId, DomainId};
 use crate::kv::Kv;
 use crate::kv::memory::MemoryKv;
 use crate::limits::MIB;
 use crate::meta::pack::PackState;
 
 const WINDOW_MS: u64 = 60_000;
-
-/// Keeps packs for a minute.
-#[derive(Debug)]
-struct Minute(Clock);
-
-impl Retention for Minute {
-    fn may_delete(&self, _: PackId, condemned: Timestamp) -> bool {
-        self.0.now().unix_ms() >= condemned.unix_ms() + WINDOW_MS
-    }
-}
 
 /// A store with a restore window, and a payload in packs that were condemned.
 struct Kept {
@@ -63,7 +54,7 @@ impl Kept {
 
     async fn open(&self) -> Arc<ChunkStore> {
         let mut options = options(self.dir.path());
-        options.retention = Arc::new(Minute(self.clock.clone()));
+        options.collect.restore_window = Duration::from_millis(WINDOW_MS);
         open_at(Arc::clone(&self.kv), options, self.clock.clone()).await
     }
 

@@ -12,7 +12,7 @@ use crate::iam::Grant;
 use crate::ids::{DataId, UploadId};
 use crate::kv::skim::{Skim, after, skim};
 use crate::kv::{Kv, Mutation, Row};
-use crate::meta::key as row_key;
+use crate::meta::key::{self as row_key, UsageKind, UsageScope};
 use crate::meta::object::ObjectHead;
 use crate::meta::segment::SegmentRow;
 use crate::meta::tree::{Target, TreeRow};
@@ -294,4 +294,46 @@ async fn the_scrub_reads_the_bodies_of_small_objects() {
     test.objects.keep_scrub_row(&left).await.unwrap();
     let row = test.objects.scrub(FAST).await.unwrap();
     assert!(row.bodies == 3 && !row.running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_whose_bucket_has_lost_its_row_are_told() {
+    let test = Fixture::new().await;
+    for name in ["pictures", "films"] {
+        let grant = test.bucket(name).await;
+        test.put(&grant, "one", b"body").await;
+    }
+    let check = async || {
+        let report = test.objects.check(false, 1, &CheckProgress::default()).await;
+        report.unwrap()
+    };
+    assert!(check().await.is_sound());
+    let mut mutation = Mutation::new();
+    mutation.delete(row_key::bucket("films"));
+    test.kv.commit(mutation).await.unwrap();
+    let told = check().await.differences;
+    assert!(
+        told.len() == 1 && told[0].starts_with("1 objects are in bucket"),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_sets_the_counters_of_buckets_to_what_the_rows_say() {
+    let test = Fixture::new().await;
+    let grant = test.bucket("pictures").await;
+    test.put(&grant, "one", b"body").await;
+    let bucket = grant.bucket().unwrap();
+    assert_eq!(test.objects.repair_counters().await.unwrap(), 0);
+    let mut mutation = Mutation::new();
+    for kind in [UsageKind::Objects, UsageKind::Bytes, UsageKind::UploadBytes] {
+        mutation.add(row_key::usage(UsageScope::Bucket(bucket.id), kind, 1), 5);
+    }
+    test.kv.commit(mutation).await.unwrap();
+    let check = async || test.objects.check(false, 1, &CheckProgress::default()).await.unwrap();
+    assert!(!check().await.is_sound());
+    assert_eq!(test.objects.repair_counters().await.unwrap(), 3);
+    assert!(check().await.is_sound());
+    let usage = test.objects.counters(bucket).await.unwrap();
+    assert_eq!((usage.objects, usage.bytes, usage.upload_bytes), (1, 4, 0));
 }
