@@ -1,49 +1,40 @@
 //! `cairn check`: by itself where no gateway runs, else through the one that does.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+use serde::Serialize;
 
 use super::admin;
 use super::progress::Line;
 use crate::admin::CheckReport;
 use crate::config::{Config, ConfigError, Values};
 use crate::object::CheckProgress;
-use crate::server::{self, CheckError, CheckRequest, DrillReport, LockError, RestoreRequest, ServeError, check};
+use crate::server::{self, CheckError, CheckRequest, LockError, RestoreRequest, ServeError, check};
 
 /// The check could not be made.
 const FAILED: u8 = 2;
 
-/// Prints the report. Exit code 0: sound; 1: something is wrong; 2: nothing is known.
+/// Checks the store. Exit code 0: sound; 1: something is wrong; 2: nothing is known.
 pub fn run(config: Result<(Config, Values), ConfigError>, request: CheckRequest, as_json: bool) -> ExitCode {
     let config = config.map_err(|error| error.to_string());
-    match config.and_then(|(config, _)| report(&config, request)) {
-        Ok(report) => {
-            let text = if as_json {
-                serde_json::to_string(&report).unwrap_or_default()
-            } else {
-                report.to_string().trim_end().to_owned()
-            };
-            // Who closed the pipe reads the exit code.
-            let _ = writeln!(std::io::stdout(), "{text}");
-            if report.sound {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
-        Err(error) => {
-            eprintln!("cairn: {error}");
-            ExitCode::from(FAILED)
-        }
-    }
+    let checked = config.and_then(|(config, _)| report(&config, request));
+    tell(checked, |report| report.sound, as_json)
 }
 
 /// Tries the backup instead. Exit codes as above: 0 it would bring everything back, 1 it would not, 2 nothing is known.
 pub fn drill(config: Result<(Config, Values), ConfigError>, as_json: bool) -> ExitCode {
     let config = config.map_err(|error| error.to_string());
-    let tried = config.and_then(|(config, _)| drill_of(&config, RestoreRequest::default()));
-    match tried {
+    let tried = config
+        .and_then(|(config, _)| server::drill(&config, RestoreRequest::default()).map_err(|error| error.to_string()));
+    tell(tried, |report| report.sound, as_json)
+}
+
+/// Prints the report, or why there is none.
+fn tell<T: Serialize + Display>(outcome: Result<T, String>, is_sound: fn(&T) -> bool, as_json: bool) -> ExitCode {
+    match outcome {
         Ok(report) => {
             let text = if as_json {
                 serde_json::to_string(&report).unwrap_or_default()
@@ -52,17 +43,13 @@ pub fn drill(config: Result<(Config, Values), ConfigError>, as_json: bool) -> Ex
             };
             // Who closed the pipe reads the exit code.
             let _ = writeln!(std::io::stdout(), "{text}");
-            ExitCode::from(u8::from(!report.sound))
+            ExitCode::from(u8::from(!is_sound(&report)))
         }
         Err(error) => {
             eprintln!("cairn: {error}");
             ExitCode::from(FAILED)
         }
     }
-}
-
-fn drill_of(config: &Config, request: RestoreRequest) -> Result<DrillReport, String> {
-    server::drill(config, request).map_err(|error| error.to_string())
 }
 
 fn report(config: &Config, request: CheckRequest) -> Result<CheckReport, String> {

@@ -73,10 +73,7 @@ impl ChunkRow {
             codec: reader.u8()?,
         };
         let flags = reader.u8()?;
-        let mut unknown = UnknownFields::default();
-        while let Some((tag, bytes)) = reader.field()? {
-            unknown.keep(tag, bytes);
-        }
+        let unknown = reader.unknown_fields()?;
         Ok(Self {
             place,
             damaged: flags & FLAG_DAMAGED != 0,

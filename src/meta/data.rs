@@ -128,10 +128,7 @@ impl GarbageRow {
     pub fn decode(bytes: Bytes) -> Result<Self, Malformed> {
         let mut reader = Reader::open("garbage", FORMAT, bytes)?;
         let since = Timestamp::from_unix_ms(reader.u64()?);
-        let mut unknown = UnknownFields::default();
-        while let Some((tag, bytes)) = reader.field()? {
-            unknown.keep(tag, bytes);
-        }
+        let unknown = reader.unknown_fields()?;
         Ok(Self { since, unknown })
     }
 }

@@ -61,10 +61,7 @@ impl DomainRow {
             _ => return Err(reader.malformed("unknown wrapping of the key")),
         };
         let created = Timestamp::from_unix_ms(reader.u64()?);
-        let mut unknown = UnknownFields::default();
-        while let Some((tag, bytes)) = reader.field()? {
-            unknown.keep(tag, bytes);
-        }
+        let unknown = reader.unknown_fields()?;
         Ok(Self {
             secret,
             created,

@@ -49,7 +49,7 @@ impl EncryptionRow {
 
     pub fn decode(bytes: Bytes) -> Result<Self, Malformed> {
         let mut reader = Reader::open(RECORD, FORMAT, bytes)?;
-        let mut row = Self {
+        Ok(Self {
             state: match reader.u8()? {
                 1 => EncryptionState::Begun,
                 2 => EncryptionState::On,
@@ -59,12 +59,8 @@ impl EncryptionRow {
             wrapped: reader.array()?,
             since: Timestamp::from_unix_ms(reader.u64()?),
             rotated: Timestamp::from_unix_ms(reader.u64()?),
-            unknown: UnknownFields::default(),
-        };
-        while let Some((tag, bytes)) = reader.field()? {
-            row.unknown.keep(tag, bytes);
-        }
-        Ok(row)
+            unknown: reader.unknown_fields()?,
+        })
     }
 }
 

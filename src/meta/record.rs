@@ -105,6 +105,15 @@ impl Reader {
         Ok(Some((tag, self.bytes(length)?)))
     }
 
+    /// The tagged fields up to the record's end, of a record that knows none.
+    pub fn unknown_fields(&mut self) -> Result<UnknownFields, Malformed> {
+        let mut unknown = UnknownFields::default();
+        while let Some((tag, bytes)) = self.field()? {
+            unknown.keep(tag, bytes);
+        }
+        Ok(unknown)
+    }
+
     pub fn is_empty(&self) -> bool {
         !self.rest.has_remaining()
     }

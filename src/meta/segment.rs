@@ -154,10 +154,7 @@ impl SegmentRow {
                 _ => return Err(reader.malformed("unknown kind of entry")),
             });
         }
-        let mut unknown = UnknownFields::default();
-        while let Some((tag, bytes)) = reader.field()? {
-            unknown.keep(tag, bytes);
-        }
+        let unknown = reader.unknown_fields()?;
         Ok(Self {
             domain,
             entries,

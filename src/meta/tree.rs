@@ -90,10 +90,7 @@ impl TreeRow {
         for _ in 0..count {
             entries.push(entry(&mut reader)?);
         }
-        let mut unknown = UnknownFields::default();
-        while let Some((tag, bytes)) = reader.field()? {
-            unknown.keep(tag, bytes);
-        }
+        let unknown = reader.unknown_fields()?;
         let row = Self {
             start,
             entries,
@@ -116,15 +113,12 @@ fn entry(reader: &mut Reader) -> Result<TreeEntry, Malformed> {
     if offset.checked_add(length).is_none() {
         return Err(reader.malformed("an entry's range overflows"));
     }
-    let mut unknown = UnknownFields::default();
     let width = reader.varint()?;
     let width = usize::try_from(width).map_err(|_| reader.malformed("a field is too long"))?;
-    if width > 0 {
-        let mut fields = Reader::bare(RECORD, reader.bytes(width)?);
-        while let Some((tag, bytes)) = fields.field()? {
-            unknown.keep(tag, bytes);
-        }
-    }
+    let unknown = match width {
+        0 => UnknownFields::default(),
+        width => Reader::bare(RECORD, reader.bytes(width)?).unknown_fields()?,
+    };
     Ok(TreeEntry {
         target,
         offset,

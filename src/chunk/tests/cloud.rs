@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use tempfile::TempDir;
 
-use super::epochs::GateKv;
-use super::harness::{Fixture, build, content, options, pack_files, publish};
+use super::epochs::Gate;
+use super::harness::{Fixture, HookKv, build, content, options, pack_files, publish};
 use crate::blob::fault::{BlobFault, Call, FaultBlobs};
 use crate::blob::memory::MemoryBlobs;
 use crate::blob::{BlobError, Blobs};
@@ -205,12 +205,16 @@ fn record(fixture: &Fixture, raw: &Bytes) -> NewRecord {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i3_a_pack_in_the_middle_of_its_upload_is_never_taken_back_under_a_row() {
     let place = place();
-    let gate = Arc::new(GateKv::default());
-    let fixture = fixture_on(Arc::clone(&gate.inner) as Arc<dyn Kv>, &place, 0, None).await;
+    let hooked = Arc::new(HookKv {
+        inner: Arc::new(MemoryKv::new()) as Arc<dyn Kv>,
+        before_commit: Gate::default(),
+    });
+    let gate = &hooked.before_commit;
+    let fixture = fixture_on(Arc::clone(&hooked.inner), &place, 0, None).await;
     let raw = Bytes::from(content(1, 30_000));
     let append = || async { fixture.store.packs.append(vec![record(&fixture, &raw)]).await.unwrap()[0].pack };
     let other_dir = TempDir::new().unwrap();
-    let kv = Arc::clone(&gate) as Arc<dyn Kv>;
+    let kv = Arc::clone(&hooked) as Arc<dyn Kv>;
     let cloud = cloud_options(&place, other_dir.path());
     let other = open(&kv, other_dir.path(), Some(cloud), None).await.unwrap();
     // The upload comes first: the collector has looked already, and is about to condemn.

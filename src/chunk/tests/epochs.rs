@@ -1,26 +1,23 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::{Mutex, Notify};
 
-use super::harness::{Fixture, LoggedKv, check, content, open_on, pack_files, publish, read};
+use super::harness::{BeforeCommit, Fixture, HookKv, LoggedKv, check, content, open_on, pack_files, publish, read};
 use crate::chunk::{CollectError, GcState, MetaError};
-use crate::ids::Sequence;
-use crate::kv::{CommitError, Kv, Mutation, ReadError, Row, Scan, Value};
+use crate::kv::{CommitError, Kv, Mutation};
 use crate::limits::MIB;
 
-/// The metadata store as a process sees it that is stopped in the middle of a commit.
+/// Stops a process in the middle of a commit.
 #[derive(Default)]
-pub struct GateKv {
-    pub inner: Arc<LoggedKv>,
+pub struct Gate {
     /// Commits until the one that waits.
     left: Mutex<Option<usize>>,
     pub reached: Notify,
     pub go: Notify,
 }
 
-impl GateKv {
+impl Gate {
     /// The commit behind the next `commits` waits until `go`.
     pub async fn stop_after(&self, commits: usize) {
         *self.left.lock().await = Some(commits);
@@ -28,20 +25,8 @@ impl GateKv {
 }
 
 #[async_trait]
-impl Kv for GateKv {
-    async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        self.inner.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, ReadError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn scan(&self, scan: Scan) -> Result<Vec<Row>, ReadError> {
-        self.inner.scan(scan).await
-    }
-
-    async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
+impl BeforeCommit for Gate {
+    async fn before(&self, mutation: Mutation) -> Mutation {
         let is_the_one = {
             let mut left = self.left.lock().await;
             let is_the_one = *left == Some(0);
@@ -52,23 +37,23 @@ impl Kv for GateKv {
             self.reached.notify_one();
             self.go.notified().await;
         }
-        self.inner.commit(mutation).await
-    }
-
-    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
-        self.inner.snapshot().await
+        mutation
     }
 }
 
 /// A collector is stopped at one of its commits, another takes over and collects, and the first one wakes. `false`:
 /// its run has fewer commits.
 async fn wakes_after(commits: usize) -> bool {
-    let gate = Arc::new(GateKv::default());
-    let inner: Arc<dyn Kv> = Arc::clone(&gate.inner) as Arc<dyn Kv>;
-    let fixture = Fixture::on(Arc::clone(&gate) as Arc<dyn Kv>).await;
+    let logged = Arc::new(LoggedKv::default());
+    let hooked = Arc::new(HookKv {
+        inner: Arc::clone(&logged) as Arc<dyn Kv>,
+        before_commit: Gate::default(),
+    });
+    let gate = &hooked.before_commit;
+    let fixture = Fixture::on(Arc::clone(&hooked) as Arc<dyn Kv>).await;
     let kept = fixture.put_and_delete_most().await;
     fixture.store.packs.seal_all().await.unwrap();
-    *gate.left.lock().await = Some(commits);
+    gate.stop_after(commits).await;
     let store = Arc::clone(&fixture.store);
     let mut first = tokio::spawn(async move { store.collect_once().await });
     tokio::select! {
@@ -78,9 +63,9 @@ async fn wakes_after(commits: usize) -> bool {
             return false;
         }
     }
-    let second = open_on(Arc::clone(&inner), fixture.dir.path()).await;
+    let second = open_on(Arc::clone(&hooked.inner), fixture.dir.path()).await;
     second.collect_once().await.unwrap();
-    let before = (gate.inner.commits().await.0, pack_files(fixture.dir.path()));
+    let before = (logged.commits().await.0, pack_files(fixture.dir.path()));
     gate.go.notify_one();
     let woken = first.await.unwrap();
     assert!(woken.is_err(), "{commits} commits: {woken:?}");
@@ -90,7 +75,7 @@ async fn wakes_after(commits: usize) -> bool {
             Err(CollectError::Meta(MetaError::Fenced))
         ));
     }
-    let after = (gate.inner.commits().await.0, pack_files(fixture.dir.path()));
+    let after = (logged.commits().await.0, pack_files(fixture.dir.path()));
     assert_eq!(before, after, "{commits} commits");
     assert_eq!(second.gc_status().await.unwrap().state, GcState::Idle);
     second.collect_once().await.unwrap();

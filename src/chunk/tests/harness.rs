@@ -107,9 +107,16 @@ impl Fixture {
     }
 
     pub async fn with(kv: Arc<dyn Kv>, masters: Option<MasterKeys>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::opened(tempfile::tempdir().unwrap(), kv, None, masters).await
+    }
+
+    /// In a directory that may hold packs already. No `domain`: a new one.
+    pub async fn opened(dir: TempDir, kv: Arc<dyn Kv>, domain: Option<DomainId>, masters: Option<MasterKeys>) -> Self {
         let store = open_with(Arc::clone(&kv), dir.path(), masters.as_ref()).await;
-        let domain = store.create_domain().await.unwrap();
+        let domain = match domain {
+            Some(domain) => domain,
+            None => store.create_domain().await.unwrap(),
+        };
         Self {
             dir,
             kv,
@@ -138,14 +145,7 @@ impl Fixture {
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
         tokio::task::spawn_blocking(move || drop(left)).await.unwrap();
-        let store = open_with(Arc::clone(&kv), dir.path(), masters.as_ref()).await;
-        Self {
-            dir,
-            kv,
-            store,
-            domain,
-            masters,
-        }
+        Self::opened(dir, kv, Some(domain), masters).await
     }
 
     pub fn write_options(&self) -> WriteOptions {
@@ -291,6 +291,41 @@ impl Kv for LoggedKv {
         let sequence = self.inner.commit(mutation.clone()).await?;
         log.push(mutation);
         Ok(sequence)
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, crate::kv::ReadError> {
+        self.inner.snapshot().await
+    }
+}
+
+/// Sees every commit before it is made, and may make it wait.
+#[async_trait]
+pub trait BeforeCommit: Send + Sync + 'static {
+    async fn before(&self, mutation: Mutation) -> Mutation;
+}
+
+pub struct HookKv<H> {
+    pub inner: Arc<dyn Kv>,
+    pub before_commit: H,
+}
+
+#[async_trait]
+impl<H: BeforeCommit> Kv for HookKv<H> {
+    async fn get(&self, key: &[u8]) -> Result<Option<Value>, crate::kv::ReadError> {
+        self.inner.get(key).await
+    }
+
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, crate::kv::ReadError> {
+        self.inner.get_many(keys).await
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Vec<Row>, crate::kv::ReadError> {
+        self.inner.scan(scan).await
+    }
+
+    async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
+        let mutation = self.before_commit.before(mutation).await;
+        self.inner.commit(mutation).await
     }
 
     async fn snapshot(&self) -> Result<Arc<dyn Kv>, crate::kv::ReadError> {

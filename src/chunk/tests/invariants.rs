@@ -284,14 +284,7 @@ async fn the_invariants_hold_on_the_embedded_engine() {
     drop(rocks);
     let rocks = Arc::new(RocksKv::open(options, &prometheus::Registry::new()).await.unwrap());
     let kv = Arc::clone(&rocks) as Arc<dyn Kv>;
-    let store = super::harness::open_on(Arc::clone(&kv), packs.path()).await;
-    let fixture = Fixture {
-        dir: packs,
-        kv,
-        store,
-        domain,
-        masters,
-    };
+    let fixture = Fixture::opened(packs, kv, Some(domain), masters).await;
     read_all(&fixture, &live).await;
     rebuild(&fixture).await;
     for (id, _) in live {

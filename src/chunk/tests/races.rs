@@ -5,12 +5,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Mutex, Notify};
 
-use super::harness::{Fixture, LoggedKv, Random, build, check, content, publish, read, release};
+use super::harness::{BeforeCommit, Fixture, HookKv, LoggedKv, Random, build, check, content, publish, read, release};
 use crate::chunk::{ChunkStore, Piece, WriteOptions};
-use crate::ids::{DataId, Sequence};
+use crate::ids::DataId;
 use crate::kv::fault::{FaultKv, FaultRates};
 use crate::kv::memory::MemoryKv;
-use crate::kv::{CommitError, Effect, Kv, Mutation, ReadError, Row, Scan, Value};
+use crate::kv::{CommitError, Effect, Kv, Mutation};
 use crate::limits::KIB;
 use crate::meta::key::{self, Table};
 
@@ -187,9 +187,8 @@ async fn uploads_that_are_cancelled_leave_nothing() {
 
 /// Keeps the first window's commit back, as a long queue would, until the collector has read what is there and
 /// commits.
-#[derive(Default)]
-struct LateKv {
-    inner: MemoryKv,
+struct Late {
+    inner: Arc<MemoryKv>,
     late: Mutex<Option<Mutation>>,
     kept: Notify,
     /// Changes of data rows that the collector commits before it.
@@ -197,24 +196,8 @@ struct LateKv {
 }
 
 #[async_trait]
-impl Kv for LateKv {
-    async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        self.inner.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, ReadError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn scan(&self, scan: Scan) -> Result<Vec<Row>, ReadError> {
-        self.inner.scan(scan).await
-    }
-
-    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
-        self.inner.snapshot().await
-    }
-
-    async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
+impl BeforeCommit for Late {
+    async fn before(&self, mutation: Mutation) -> Mutation {
         let changes = |table| {
             let range = key::table(table);
             mutation.effects.iter().any(|effect| match effect {
@@ -238,15 +221,25 @@ impl Kv for LateKv {
             Some(left) if changes(Table::Data) => *left -= 1,
             _ => {}
         }
-        self.inner.commit(mutation).await
+        mutation
     }
 }
 
 /// A commit that was on its way when its upload was given up is taken back with the rest, or fails.
 #[tokio::test]
 async fn commits_that_outlive_their_upload_leave_nothing() {
-    for ahead in 0..2 {
-        let kv = Arc::new(LateKv::default());
+    for commits in 0..2 {
+        let inner = Arc::new(MemoryKv::new());
+        let kv = Arc::new(HookKv {
+            inner: Arc::clone(&inner) as Arc<dyn Kv>,
+            before_commit: Late {
+                inner,
+                late: Mutex::default(),
+                kept: Notify::new(),
+                ahead: Mutex::default(),
+            },
+        });
+        let Late { late, kept, ahead, .. } = &kv.before_commit;
         let fixture = Fixture::on(Arc::clone(&kv) as Arc<dyn Kv>).await;
         let mut writer = fixture.store.writer(WriteOptions {
             expected_bytes: Some(5 * BLOCK as u64),
@@ -255,19 +248,19 @@ async fn commits_that_outlive_their_upload_leave_nothing() {
         let bytes = Bytes::from(content(7, 12 * BLOCK));
         tokio::select! {
             _ = async { writer.write(bytes).await.unwrap(); std::future::pending::<()>().await } => {}
-            () = kv.kept.notified() => {}
+            () = kept.notified() => {}
         }
         drop(writer);
-        *kv.ahead.lock().await = Some(ahead);
+        *ahead.lock().await = Some(commits);
         for _ in 0..3 {
             fixture.collect().await;
         }
-        assert!(kv.late.lock().await.is_none(), "it came, {ahead} ahead of it");
+        assert!(late.lock().await.is_none(), "it came, {commits} ahead of it");
         let recount = fixture.store.recount().await.unwrap();
         assert_eq!(
             (recount.chunks, recount.data, recount.differences),
             (0, 0, vec![]),
-            "{ahead} ahead of it"
+            "{commits} ahead of it"
         );
     }
 }
