@@ -56,8 +56,10 @@ pub enum ParseError {
         "line {0} holds something that is no key: a key is 32 random bytes in base64, as `cairn key generate` makes it"
     )]
     NoKey(usize),
-    #[error("there is no key, or there are more than {MASTER_KEYS_MAX}")]
-    Count,
+    #[error("there is no key")]
+    Empty,
+    #[error("there are more than {MASTER_KEYS_MAX} keys")]
+    TooMany,
     #[error("it is larger than {KEYRING_BYTES_MAX} bytes")]
     TooLarge,
 }
@@ -118,7 +120,10 @@ pub(crate) fn parse(text: &str) -> Result<MasterKeys, ParseError> {
             }
         }
     }
-    MasterKeys::new(keys).ok_or(ParseError::Count)
+    if keys.len() > MASTER_KEYS_MAX {
+        return Err(ParseError::TooMany);
+    }
+    MasterKeys::new(keys).ok_or(ParseError::Empty)
 }
 
 /// A new key as it stands in a key file.
@@ -246,13 +251,13 @@ mod tests {
         assert_eq!(ids(&format!("{SECOND},{FIRST}")), [&*second, &*first]);
         assert_eq!(parse(FIRST).unwrap().first().to_string(), first);
         for (text, error) in [
-            ("", ParseError::Count),
-            ("# nothing\n", ParseError::Count),
+            ("", ParseError::Empty),
+            ("# nothing\n", ParseError::Empty),
             ("\nnonsense", ParseError::NoKey(2)),
             ("c2hvcnQ=", ParseError::NoKey(1)),
             (&FIRST[..43], ParseError::NoKey(1)),
             (&FIRST.repeat(2), ParseError::NoKey(1)),
-            (&format!("{FIRST},").repeat(MASTER_KEYS_MAX + 1), ParseError::Count),
+            (&format!("{FIRST},").repeat(MASTER_KEYS_MAX + 1), ParseError::TooMany),
             (&"#".repeat(KEYRING_BYTES_MAX + 1), ParseError::TooLarge),
         ] {
             assert_eq!(parse(text).err(), Some(error), "{text}");
