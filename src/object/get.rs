@@ -128,6 +128,10 @@ impl Objects {
                 Err(StoreError::Data(chunk::ReadError::Busy(spent))) => {
                     return Err(StoreError::Data(spent.into()).into());
                 }
+                // A place that does not answer was asked for as long as it makes sense to wait.
+                Err(StoreError::Data(chunk::ReadError::Pack(error))) if error.is_unreachable() => {
+                    return Err(StoreError::Data(chunk::ReadError::Pack(error)).into());
+                }
                 Err(_) if seen != Some(found.version) => seen = Some(found.version),
                 Ok(None) => break,
                 Err(error) => return Err(error.into()),

@@ -142,8 +142,10 @@ fn a_store_in_a_bucket_survives_the_death_of_either_gateway() {
         refused.contains("503") && refused.contains("cloud storage"),
         "{refused}"
     );
+    let begun = Instant::now();
     let unread = ask(&gateway, "GET", &objects[2].0, "");
     assert!(unread.starts_with("HTTP/1.1 503"), "{unread}");
+    assert!(begun.elapsed() < Duration::from_secs(35), "{:?}", begun.elapsed());
     let mut again = command(&back_data);
     again.env("CAIRN_LISTEN", &address);
     let _back = Gateway::spawn(again, back_data);
