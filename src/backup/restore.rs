@@ -25,8 +25,6 @@ const UNFINISHED: &str = "restore-unfinished";
 const TRIES: u32 = 5;
 /// Stretches of the log that are fetched ahead.
 const AHEAD: usize = 4;
-/// Bytes of a log file's header, which stands between two stretches of the log.
-const FILE_HEADER_BYTES: u64 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -194,10 +192,6 @@ impl Source {
                 whole,
                 what,
             };
-            if segment.start > position.offset + FILE_HEADER_BYTES {
-                let absent = || format!("nothing is there of it from {} to {}", position.offset, segment.start);
-                return Err(broken(trouble.take().unwrap_or_else(absent)));
-            }
             let bytes: Bytes = match bytes {
                 Ok(bytes) => bytes,
                 // The same stretch may be there once more: what was put in vain is put under another name.
@@ -212,7 +206,9 @@ impl Source {
             });
             let (back, end) = replayed.await?;
             loader = back;
-            position = end.map_err(|error| broken(error.to_string()))?;
+            // What stands between two stretches, headers of log files or a stretch that is lost, the chain of frames tells.
+            position = end.map_err(|error| broken(trouble.take().unwrap_or_else(|| error.to_string())))?;
+            trouble = None;
             if segment.is_point {
                 let (sequence, time) = (segment.sequence, segment.time);
                 whole = Some(Point { sequence, time });

@@ -71,6 +71,29 @@ async fn a_killed_process_is_followed_by_one_that_goes_on() {
     assert_eq!(restored(shared(), Wanted::Last).await.0, (0..9).collect::<Vec<_>>());
 }
 
+/// As `cairn check` on a gateway that is stopped: log files without a frame are left, and the run goes on behind them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_that_was_only_looked_at_goes_on_with_its_run() {
+    let blobs = Arc::new(MemoryBlobs::new());
+    let shared = || Arc::clone(&blobs) as Arc<dyn Blobs>;
+    let site = Site::new(shared(), options()).await;
+    let last = site.put(0).await;
+    site.shipped(last).await;
+    let dir = site.kill().await;
+    Site::look(&dir).await;
+    Site::look(&dir).await;
+    let site = Site::open(dir, Some((shared(), options())), START_MS + 1000).await;
+    let last = site.put(1).await;
+    site.shipped(last).await;
+    let (backup, _) = site.backup.as_ref().unwrap();
+    assert_eq!(backup.status().breaks, 0);
+    drop(site.kill().await);
+    let all = blobs.list("", None).await.unwrap();
+    let checkpoints = all.iter().filter(|blob| blob.name.contains("/checkpoints/"));
+    assert_eq!(checkpoints.count(), 1);
+    assert_eq!(restored(shared(), Wanted::Last).await.0, [0, 1]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_backup_that_is_down_keeps_a_bounded_log_and_begins_anew() {
     let faults = Arc::new(FaultBlobs::new(MemoryBlobs::new()));

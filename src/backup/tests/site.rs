@@ -271,6 +271,13 @@ impl Site {
         found
     }
 
+    /// Opens the store on this disk and closes it, as a command does that looks at one: nothing is committed.
+    pub async fn look(dir: &TempDir) {
+        let registry = prometheus::Registry::new();
+        let kv = RocksKv::open(rocks(dir.path(), true), &registry).await.unwrap();
+        kv.shutdown().await;
+    }
+
     /// Ends the process as a kill would, and returns its disk.
     pub async fn kill(self) -> TempDir {
         let Self {

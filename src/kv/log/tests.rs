@@ -299,3 +299,36 @@ fn a_reader_gets_all_that_is_durable_over_files_and_restarts_and_nothing_else() 
     *cut.bytes.last_mut().unwrap() ^= 1;
     assert!(end_of(&mut cut.bytes, cut.start).is_err());
 }
+
+#[test]
+fn a_reader_goes_on_behind_files_without_a_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = files(dir.path());
+    let mut log = Log::begin(Arc::clone(&shared), &Recovered::default(), Sequence(0)).unwrap();
+    let start = LogTail::new(Arc::clone(&shared)).durable();
+    group(&mut log, 10);
+    log.sync().unwrap();
+    let position = LogTail::new(shared).durable();
+    drop(log);
+    let mut last = None;
+    for _ in 0..3 {
+        let mut found = recover(dir.path(), Sequence(1), &mut |_, _| Ok(())).unwrap();
+        let shared = files(dir.path());
+        shared.keep(std::mem::take(&mut found.spans));
+        let log = Log::begin(Arc::clone(&shared), &found, found.last).unwrap();
+        let tail = LogTail::new(shared);
+        tail.goes_on(position).unwrap();
+        assert_eq!(read_on(&tail, position).unwrap(), (vec![], position));
+        last = Some((log, tail));
+    }
+    let (mut log, tail) = last.unwrap();
+    group(&mut log, 10);
+    log.sync().unwrap();
+    assert_eq!(read_on(&tail, position).unwrap().0, [2]);
+    assert_eq!(read_on(&tail, start).unwrap().0, [1, 2]);
+    let other = Position {
+        checksum: 1,
+        ..position
+    };
+    assert!(matches!(tail.goes_on(other), Err(TailError::Broken { .. })));
+}
