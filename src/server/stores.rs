@@ -426,7 +426,7 @@ fn open_backup(config: &Config, sources: Sources, registry: &Registry) -> Result
         window: backup.window,
         ..BackupOptions::default()
     };
-    let blobs = crate::blob::open(&backup.location)?;
+    let blobs = crate::blob::open_or_make(&backup.location)?;
     let url = backup.location.to_string();
     Ok(Some(Backup::new(sources, blobs, url, lineage, options, registry)?))
 }
