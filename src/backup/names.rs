@@ -14,6 +14,18 @@ use crate::ids::{PackId, Sequence};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub [u8; 16]);
 
+impl Id {
+    /// The one right behind this one.
+    pub fn next(self) -> Self {
+        Self(u128::from_be_bytes(self.0).saturating_add(1).to_be_bytes())
+    }
+
+    /// When it was made: not later than this, by the clock that it was made with or counted on from.
+    pub fn time(self) -> Timestamp {
+        Timestamp::from_unix_ms((u128::from_be_bytes(self.0) >> 80) as u64)
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))

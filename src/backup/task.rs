@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::Manifest;
+use super::generations::Beginning;
 use super::lineage::Lineage;
 use super::metrics::BackupMetrics;
-use super::names::{self, CHECKPOINTS, CheckpointName, INDEX, Id, LOG, SegmentName};
+use super::names::{self, CHECKPOINTS, CheckpointName, INDEX, Id, LOG, ROWS, SegmentName};
 use super::packs::{Inventory, Leftovers};
 use super::points::Point;
-use super::progress::{BackupStatus, Progress, State, told};
+use super::progress::{BackupStatus, Progress, State};
 use super::ship::{Marks, Run};
 use super::vault::{Patience, Vault, VaultError};
 use super::{BackupOptions, DELTA_BYTES};
@@ -79,6 +81,8 @@ pub struct Backup {
     pub(super) marks: Marks,
     pub(super) progress: Progress,
     pub(super) leftovers: Leftovers,
+    /// The last id that was made or seen.
+    last_id: Mutex<Id>,
 }
 
 /// The running task.
@@ -113,7 +117,7 @@ impl Backup {
         registry: &Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = BackupMetrics::new(registry)?;
-        let whole = Vault::new(blobs, Patience::Endless, options.attempt, Some(metrics.clone()));
+        let whole = Vault::new(blobs, Patience::Endless, options.pace, Some(metrics.clone()));
         Ok(Arc::new(Self {
             vault: whole.below(names::root(lineage.store, lineage.generation)),
             progress: Progress::new(metrics, sources.clock.now()),
@@ -123,6 +127,7 @@ impl Backup {
             options,
             marks: Marks::default(),
             leftovers: Leftovers::default(),
+            last_id: Mutex::new(Id([0; 16])),
             sources,
         }))
     }
@@ -233,19 +238,45 @@ impl Backup {
         }
     }
 
+    /// An id above all that were made here and all that the backup has.
+    pub(super) fn mint(&self) -> Id {
+        let mut last = self.last_id.lock();
+        *last = last.next().max(Id(self.sources.ids.next()));
+        *last
+    }
+
+    /// Looks for the last ids that the backup has: a clock that was set back must not make smaller ones.
+    async fn look_for_ids(&self) -> Result<(), VaultError> {
+        for folder in [LOG, ROWS] {
+            let mut after = None;
+            while let Some(id) = self.vault.folder_after(folder, after.as_deref()).await? {
+                // '0' comes right behind '/'.
+                after = Some(format!("{folder}{id}0"));
+                if let Ok(id) = id.parse::<Id>() {
+                    let mut last = self.last_id.lock();
+                    *last = id.max(*last);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the generation into the backup's index, if it is not there.
     async fn enter(&self) -> Result<(), VaultError> {
         let (store, generation) = (self.lineage.store, self.lineage.generation);
         let folder = format!("{INDEX}{store}/");
         let known = self.whole.all(&folder, |blob| names::parse_index(&blob.name)).await?;
         if !known.contains(&(store, generation)) {
-            // Its name says it all: the bytes are for people, and may be written twice.
-            let begun = told(self.sources.clock.now()).unwrap_or_default();
-            self.whole
-                .put(|_| names::index(store, generation), begun.into())
-                .await?;
+            // Written twice it has the same bytes.
+            let beginning = Beginning::of(&self.lineage).encode();
+            self.whole.put(|_| names::index(store, generation), beginning).await?;
         }
-        Ok(())
+        let (lineage, place) = (self.lineage.clone(), self.url.clone());
+        let noted = tokio::task::spawn_blocking(move || lineage.entered(&place)).await;
+        if let Ok(Err(error)) = noted {
+            tracing::warn!(%error, "where the backup is could not be noted");
+        }
+        self.look_for_ids().await
     }
 
     fn checkpoint_failed(&self, error: &Interrupted, not_before: &mut Instant) {
@@ -303,7 +334,11 @@ impl Backup {
         });
         segments.await?;
         let Some(last) = last else { return Ok(None) };
-        let mut bytes = match self.vault.get(&last.to_string(), last.digest).await {
+        let mut bytes = match self
+            .vault
+            .get(&last.to_string(), last.digest, Some(last.end - last.start))
+            .await
+        {
             Ok(bytes) => bytes.to_vec(),
             Err(error) => {
                 tracing::warn!(%error, "the end of the backup's log cannot be read");
@@ -346,7 +381,7 @@ impl Backup {
         self.marks.clear();
         self.progress.began();
         Ok(Run {
-            id: Id(self.sources.ids.next()),
+            id: self.mint(),
             position,
             points_from: position.sequence,
             checkpoint_offset: None,

@@ -8,9 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::checkpoint::Manifest;
-use super::names::{
-    self, CHECKPOINTS, CheckpointName, GONE, GoneName, INDEX, Id, LOG, PACKS, ROWS, RowsName, SegmentName,
-};
+use super::generations::Seen;
+use super::names::{self, CHECKPOINTS, CheckpointName, GONE, GoneName, Id, LOG, PACKS, ROWS, RowsName, SegmentName};
 use super::task::{Backup, Interrupted};
 use super::vault::Vault;
 use crate::ids::PackId;
@@ -23,21 +22,26 @@ const REMOVED_MAX: usize = 1000;
 impl Backup {
     /// Looks every minute. For a task that is dropped with its run.
     pub(super) async fn tidy_until_dropped(self: Arc<Self>) {
+        let mut seen = Seen::default();
         loop {
-            if let Err(error) = self.tidy().await {
+            if let Err(error) = self.tidy(&mut seen).await {
                 tracing::warn!(%error, "the backup was not tidied and will be");
             }
             tokio::time::sleep(self.options.tidy_every).await;
         }
     }
 
-    async fn tidy(&self) -> Result<(), Interrupted> {
+    async fn tidy(&self, seen: &mut Seen) -> Result<(), Interrupted> {
+        let quiet = self.look_at_generations(seen).await?;
         let (gone, scattered) = self.leftovers.take();
         self.tidy_packs(gone).await?;
         for pack in scattered {
             self.merge_pieces(pack).await?;
         }
-        self.tidy_history().await
+        if self.tidy_history().await? {
+            self.remove_generations(quiet).await?;
+        }
+        Ok(())
     }
 
     /// Notes which packs the store has deleted, and removes those that it deleted long enough ago.
@@ -77,8 +81,9 @@ impl Backup {
         Ok(live.is_some_and(|row| Counter::decode(&row.bytes) != Some(0)))
     }
 
-    /// Removes checkpoints, their rows, the log and the generations that no point of the window needs.
-    async fn tidy_history(&self) -> Result<(), Interrupted> {
+    /// Removes checkpoints, their rows and the log that no point of the window needs. `true`: this generation reaches back
+    /// over the whole window by itself.
+    async fn tidy_history(&self) -> Result<bool, Interrupted> {
         let mut checkpoints = self
             .vault
             .all(CHECKPOINTS, |blob| CheckpointName::parse(&blob.name))
@@ -87,14 +92,14 @@ impl Backup {
         let horizon = self.horizon();
         let Some(first) = checkpoints.iter().rposition(|name| name.time < horizon) else {
             // The window begins before the first checkpoint: everything is needed.
-            return Ok(());
+            return Ok(false);
         };
         // A manifest goes first, so that no checkpoint looks whole that is not.
         for old in checkpoints.drain(..first) {
             self.vault.delete(&old.to_string()).await?;
         }
         let Some(first) = checkpoints.first() else {
-            return Ok(());
+            return Ok(false);
         };
         let manifest = Manifest::load(&self.vault, first).await?;
         let is_old = |name: &str| RowsName::parse(name).is_some_and(|rows| rows.checkpoint < first.checkpoint);
@@ -105,17 +110,12 @@ impl Backup {
             segment.is_some_and(|it| it.run < run || (it.run == run && it.end <= manifest.log.offset))
         };
         remove_front(&self.vault, LOG, is_old).await?;
-        self.tidy_generations().await
+        Ok(true)
     }
 
-    /// Removes the generations before this one, which reaches back over the whole window by itself.
-    async fn tidy_generations(&self) -> Result<(), Interrupted> {
-        let folder = format!("{INDEX}{}/", self.lineage.store);
-        let generations = self.whole.all(&folder, |blob| names::parse_index(&blob.name)).await?;
-        for (store, generation) in generations {
-            if generation >= self.lineage.generation {
-                continue;
-            }
+    async fn remove_generations(&self, generations: Vec<Id>) -> Result<(), Interrupted> {
+        let store = self.lineage.store;
+        for generation in generations {
             let root = names::root(store, generation);
             if remove_front(&self.whole, &root, |_| true).await? {
                 self.whole.delete(&names::index(store, generation)).await?;

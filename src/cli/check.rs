@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::admin;
 use super::progress::Line;
 use crate::admin::CheckReport;
+use crate::backup::{Choice, Lineage};
 use crate::config::{Config, ConfigError, Values};
 use crate::object::CheckProgress;
 use crate::server::{self, CheckError, CheckRequest, DrillReport, LockError, RestoreRequest, ServeError, check};
@@ -40,10 +41,9 @@ pub fn run(config: Result<(Config, Values), ConfigError>, request: CheckRequest,
 }
 
 /// Tries the backup instead. Exit codes as above: 0 it would bring everything back, 1 it would not, 2 nothing is known.
-pub fn drill(config: Result<(Config, Values), ConfigError>, as_json: bool) -> ExitCode {
-    let config = config.map_err(|error| error.to_string());
-    let tried = config.and_then(|(config, _)| drill_of(&config, RestoreRequest::default()));
-    match tried {
+pub fn drill(config: Result<(Config, Values), ConfigError>, choice: Choice, as_json: bool) -> ExitCode {
+    let config = config.map_err(|error| (error.to_string(), FAILED));
+    match config.and_then(|(config, _)| drill_of(&config, choice)) {
         Ok(report) => {
             let text = if as_json {
                 serde_json::to_string(&report).unwrap_or_default()
@@ -54,15 +54,22 @@ pub fn drill(config: Result<(Config, Values), ConfigError>, as_json: bool) -> Ex
             let _ = writeln!(std::io::stdout(), "{text}");
             ExitCode::from(u8::from(!report.sound))
         }
-        Err(error) => {
+        Err((error, code)) => {
             eprintln!("cairn: {error}");
-            ExitCode::from(FAILED)
+            ExitCode::from(code)
         }
     }
 }
 
-fn drill_of(config: &Config, request: RestoreRequest) -> Result<DrillReport, String> {
-    server::drill(config, request).map_err(|error| error.to_string())
+/// Of the store and the generation of the data directory, if it has them and no other ones are chosen.
+fn drill_of(config: &Config, mut choice: Choice) -> Result<DrillReport, (String, u8)> {
+    let ids = Lineage::ids(&config.data).map_err(|error| (error.to_string(), FAILED))?;
+    if let (Some((store, generation)), None) = (ids, choice.store) {
+        choice.store = Some(store);
+        choice.generation = choice.generation.or(generation);
+    }
+    let request = RestoreRequest { choice, lossy: false };
+    server::drill(config, request).map_err(|error| (error.to_string(), if error.is_answer() { 1 } else { FAILED }))
 }
 
 fn report(config: &Config, request: CheckRequest) -> Result<CheckReport, String> {

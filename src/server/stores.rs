@@ -416,18 +416,23 @@ fn masters(source: Option<&MasterKeySource>, data: &Path) -> Result<Option<Maste
     source.map(|source| keyring::load(source, data)).transpose()
 }
 
-/// The backup that is set up, which writes nothing before it is started. Blocks for a directory.
+/// The backup that is set up, which asks and writes nothing there before it is started.
 fn open_backup(config: &Config, sources: Sources, registry: &Registry) -> Result<Option<Arc<Backup>>, StoresError> {
     let Some(backup) = &config.backup else { return Ok(None) };
-    let lineage = Lineage::load_or_make(&config.data, &sources.ids)?;
+    let lineage = Lineage::load_or_make(&config.data, &sources.ids, sources.clock.now())?;
     let options = BackupOptions {
         log_max_bytes: backup.log_max_bytes,
         checkpoint_log_bytes: backup.checkpoint_log_bytes,
         window: backup.window,
         ..BackupOptions::default()
     };
-    let blobs = crate::blob::open_or_make(&backup.location)?;
     let url = backup.location.to_string();
+    // A directory that had the backup is not made again: its disk may not be mounted.
+    let blobs = if lineage.is_at(&url) {
+        crate::blob::open(&backup.location)?
+    } else {
+        crate::blob::open_or_make(&backup.location)?
+    };
     Ok(Some(Backup::new(sources, blobs, url, lineage, options, registry)?))
 }
 

@@ -1,5 +1,6 @@
 //! The backup of real stores, into blobs in memory that fail.
 
+mod generations;
 mod history;
 mod shipping;
 mod site;

@@ -71,6 +71,42 @@ async fn a_killed_process_is_followed_by_one_that_goes_on() {
     assert_eq!(restored(shared(), Wanted::Last).await.0, (0..9).collect::<Vec<_>>());
 }
 
+/// Any error that comes again is the disk's: the rest is shipped, it is told, and what reads again arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pack_that_cannot_be_read_holds_nothing_up_and_arrives_once_it_can() {
+    let faults = Arc::new(FaultBlobs::new(MemoryBlobs::new()));
+    faults.set_down(true);
+    let site = Site::new(Arc::clone(&faults) as Arc<dyn Blobs>, options()).await;
+    for seed in 0..12 {
+        site.put(seed).await;
+    }
+    let (files, _) = site.store.pack_files();
+    let cut = files.iter().find(|file| file.is_final).unwrap();
+    let path = crate::chunk::pack_path(&site.dir.path().join("packs"), cut.id);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(8192)
+        .unwrap();
+    faults.set_down(false);
+    let last = site.put(12).await;
+    site.shipped(last).await;
+    let (backup, _) = site.backup.as_ref().unwrap();
+    let told = backup.degraded().unwrap_or_default();
+    assert!(
+        told.contains(&cut.id.to_string()) && backup.status().unreadable_packs == 1,
+        "{told} {cut:?} {:?}",
+        backup.status()
+    );
+    std::fs::write(&path, bytes).unwrap();
+    site.until(|status| status.unreadable_packs == 0 && status.alarms.is_empty())
+        .await;
+    drop(site.kill().await);
+    assert_eq!(restored(faults, Wanted::Last).await.0, (0..13).collect::<Vec<_>>());
+}
+
 /// As `cairn check` on a gateway that is stopped: log files without a frame are left, and the run goes on behind them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_store_that_was_only_looked_at_goes_on_with_its_run() {

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::backup::{
-    Backup, BackupHandle, BackupOptions, Lineage, RestoreError, RestoreOptions, Restored, Sources, Wanted, restore,
+    Backup, BackupHandle, BackupOptions, Choice, Lineage, Pace, RestoreError, RestoreOptions, Restored, Sources,
+    Wanted, restore,
 };
 use crate::blob::memory::MemoryBlobs;
 use crate::blob::{Blob, BlobError, Blobs};
@@ -36,7 +37,11 @@ pub fn options() -> BackupOptions {
         window: Duration::from_secs(3600),
         ship_every: Duration::from_millis(5),
         tidy_every: Duration::from_millis(20),
-        attempt: Duration::from_millis(500),
+        read_again: Duration::from_millis(100),
+        pace: Pace {
+            attempt: Duration::from_millis(500),
+            bytes_per_sec_min: 1 << 30,
+        },
     }
 }
 
@@ -183,7 +188,7 @@ impl Site {
                 clock: clock.clone(),
                 ids: Arc::clone(&ids),
             };
-            let lineage = Lineage::load_or_make(dir.path(), &ids).unwrap();
+            let lineage = Lineage::load_or_make(dir.path(), &ids, clock.now()).unwrap();
             let backup = Backup::new(sources, blobs, "memory".to_owned(), lineage, options, &registry).unwrap();
             let handle = backup.start();
             (backup, handle)
@@ -307,13 +312,24 @@ async fn until_last<T: Send + Sync + 'static>(mut held: Arc<T>) {
 
 /// Restores to an empty directory.
 pub async fn try_restore(blobs: Arc<dyn Blobs>, wanted: Wanted) -> Result<(TempDir, Restored), RestoreError> {
+    let choice = Choice {
+        wanted,
+        ..Choice::default()
+    };
+    try_restore_of(blobs, choice, false).await
+}
+
+pub async fn try_restore_of(
+    blobs: Arc<dyn Blobs>,
+    choice: Choice,
+    lossy: bool,
+) -> Result<(TempDir, Restored), RestoreError> {
     let dir = tempfile::tempdir().unwrap();
     let options = RestoreOptions {
         dir: dir.path().to_owned(),
         rocks: rocks(dir.path(), false),
-        store: None,
-        wanted,
-        lossy: false,
+        choice,
+        lossy,
     };
     let restored = restore(blobs, options).await?;
     Ok((dir, restored))
