@@ -84,6 +84,15 @@ impl Backup {
     /// complete: after its rows, and after the log and the packs that bring them to a point.
     pub(super) async fn checkpoint(&self, run: Id, from: Position) -> Result<Point, Interrupted> {
         let checkpoint = self.mint();
+        let taken = self.take_checkpoint(checkpoint, run, from).await;
+        if taken.is_err() {
+            // Of no use to anybody, and the next try brings as much again.
+            self.remove_rows(checkpoint).await?;
+        }
+        taken
+    }
+
+    async fn take_checkpoint(&self, checkpoint: Id, run: Id, from: Position) -> Result<Point, Interrupted> {
         let mut dump = self.sources.kv.dump(DELTA_BYTES).await?;
         let point = Point {
             sequence: dump.sequence,

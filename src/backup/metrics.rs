@@ -13,6 +13,7 @@ pub struct BackupMetrics {
     pub errors: IntCounter,
     pub breaks: IntCounter,
     pub checkpoints: IntCounter,
+    pub checkpoint_errors: IntCounter,
     pub alarms: IntGauge,
 }
 
@@ -59,6 +60,10 @@ impl BackupMetrics {
             breaks: counter(
                 "cairn_backup_breaks_total",
                 "Times that the log of the backup broke off and was begun anew.",
+            )?,
+            checkpoint_errors: counter(
+                "cairn_backup_checkpoint_errors_total",
+                "Checkpoints that could not be made and are tried again.",
             )?,
             alarms: gauge(
                 "cairn_backup_alarms",

@@ -1,6 +1,6 @@
 //! Ships the packs, in pieces that follow each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -70,22 +70,41 @@ pub struct Inventory {
     deleted: u64,
 }
 
-/// Work that the inventory leaves for the tidier.
+/// Work that the inventory leaves for the tidier, until it is done.
 #[derive(Default)]
-pub struct Leftovers(Mutex<(Vec<PackId>, Vec<PackId>)>);
+pub struct Leftovers(Mutex<Work>);
+
+#[derive(Default)]
+struct Work {
+    gone: BTreeSet<PackId>,
+    scattered: BTreeSet<PackId>,
+}
 
 impl Leftovers {
     /// Packs that are gone in the store, and packs in too many pieces.
-    pub fn take(&self) -> (Vec<PackId>, Vec<PackId>) {
-        std::mem::take(&mut *self.0.lock())
+    pub fn all(&self) -> (Vec<PackId>, Vec<PackId>) {
+        let work = self.0.lock();
+        let all = |packs: &BTreeSet<PackId>| packs.iter().copied().collect();
+        (all(&work.gone), all(&work.scattered))
+    }
+
+    /// The backup says of these that they are gone.
+    pub fn noted(&self, gone: &[PackId]) {
+        self.0.lock().gone.retain(|pack| !gone.contains(pack));
+    }
+
+    pub fn merged(&self, pack: PackId) {
+        self.0.lock().scattered.remove(&pack);
     }
 
     fn gone(&self, pack: PackId) {
-        self.0.lock().0.push(pack);
+        let mut work = self.0.lock();
+        work.scattered.remove(&pack);
+        work.gone.insert(pack);
     }
 
     fn scattered(&self, pack: PackId) {
-        self.0.lock().1.push(pack);
+        self.0.lock().scattered.insert(pack);
     }
 }
 
@@ -177,6 +196,12 @@ impl Inventory {
             }
         }
         pieces
+    }
+
+    /// Whether it is time to try again what could not be read.
+    pub fn is_due(&self, again: Duration) -> bool {
+        let mut holes = self.packs.values().flat_map(|shipped| shipped.holes.values());
+        holes.any(|hole| hole.failed.is_some_and(|failed| failed.elapsed() >= again))
     }
 
     fn arrived(&mut self, pack: PackId, piece: &Range<u64>) {
@@ -342,11 +367,12 @@ mod tests {
         inventory.arrived(id, &(4 * mib..5 * mib));
         assert_eq!(inventory.unreadable(), [(id, 0..4 * mib)]);
         // It grows, and what is new is wanted at once.
-        assert_eq!(now(&mut inventory, file(6 * mib, true)), [5 * mib..6 * mib]);
+        let grown = now(&mut inventory, file(6 * mib, true));
+        assert_eq!(grown, std::slice::from_ref(&(5 * mib..6 * mib)));
         inventory.arrived(id, &(5 * mib..6 * mib));
         assert!(now(&mut inventory, file(6 * mib, true)).is_empty());
         let later = inventory.wanted(file(6 * mib, true), Duration::ZERO, &mut FAILED_MAX.clone());
-        assert_eq!(later, [0..4 * mib]);
+        assert_eq!(later, std::slice::from_ref(&(0..4 * mib)));
         assert!(inventory.is_failed(id, &(0..4 * mib)));
         assert!(inventory.wanted(file(6 * mib, true), Duration::ZERO, &mut 0).is_empty());
         let mut deleted = Inventory {

@@ -38,6 +38,8 @@ pub enum Alarm {
     Older,
     /// The disk does not give all of the packs.
     Unreadable,
+    /// No checkpoint can be made.
+    Checkpoint,
 }
 
 #[derive(Default)]
@@ -91,6 +93,11 @@ impl Progress {
         self.inner.lock().state = state;
     }
 
+    /// Whether it is not known yet what the backup has.
+    pub fn is_starting(&self) -> bool {
+        self.inner.lock().state == State::Starting
+    }
+
     /// A run that was found in the backup goes on.
     pub fn resumed(&self, checkpoint: Point, last: Option<Point>) {
         let mut inner = self.inner.lock();
@@ -100,6 +107,10 @@ impl Progress {
         inner.run_point = last;
         inner.restorable = last.or(inner.restorable);
         inner.settle(last);
+        if let Some(last) = last {
+            // What is younger may be a change of the process before, however often the gateway was started since.
+            inner.current_at = last.time;
+        }
         self.tell(&inner);
     }
 
@@ -131,7 +142,14 @@ impl Progress {
         self.shipped.send_replace(point.sequence);
     }
 
+    pub fn checkpoint_failed(&self, error: &dyn fmt::Display) {
+        self.metrics.checkpoint_errors.inc();
+        let told = format!("no checkpoint can be made, without which a restore takes ever longer or has none: {error}");
+        self.set_alarm(Alarm::Checkpoint, Some(told));
+    }
+
     pub fn checkpointed(&self, checkpoint: Point) {
+        self.set_alarm(Alarm::Checkpoint, None);
         let mut inner = self.inner.lock();
         inner.has_checkpoint = true;
         inner.checkpoint = Some(checkpoint);

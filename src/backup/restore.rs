@@ -61,8 +61,6 @@ pub enum RestoreError {
     #[error("the metadata cannot be made: {0}")]
     Load(#[from] LoadError),
     #[error("the restored metadata cannot be read: {0}")]
-    Open(#[from] crate::kv::rocks::OpenError),
-    #[error("the restored metadata cannot be read: {0}")]
     Read(String),
     #[error("the restore was interrupted")]
     Interrupted,
@@ -164,7 +162,9 @@ pub async fn restore(blobs: Arc<dyn Blobs>, options: RestoreOptions) -> Result<R
             made => break made?,
         }
     }
-    let kv = RocksKv::open(options.rocks, &prometheus::Registry::new()).await?;
+    let kv = RocksKv::open(options.rocks, &prometheus::Registry::new())
+        .await
+        .map_err(LoadError::from)?;
     let needed = super::pieces::needed(&kv).await;
     kv.shutdown().await;
     drop(kv);

@@ -21,6 +21,8 @@ use crate::kv::rocks::{Loader, RocksOptions};
 
 /// How long a call is made again that fails.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// As long as the place has not answered once: it may be a wrong one.
+const FIRST_PATIENCE: Duration = Duration::from_secs(20);
 /// Stretches of the log that are fetched ahead.
 const AHEAD: usize = 4;
 
@@ -64,7 +66,7 @@ impl Source {
     /// error if a generation before it went on when it had begun.
     pub async fn choose(blobs: Arc<dyn Blobs>, choice: Choice) -> Result<Self, RestoreError> {
         let whole = Vault::new(blobs, Patience::For(PATIENCE), Pace::default(), None);
-        let mut stores = stores(&whole).await?;
+        let mut stores = stores(&whole.patient(Patience::For(FIRST_PATIENCE))).await?;
         let store = match (choice.store, stores.len()) {
             (Some(store), _) => store,
             (None, 0) => return Err(RestoreError::Empty),

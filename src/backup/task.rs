@@ -34,6 +34,8 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After what went wrong here, before the next try.
 const RETRY: Duration = Duration::from_secs(2);
+/// The longest time between two tries of a checkpoint.
+const CHECKPOINT_RETRY_MAX: Duration = Duration::from_secs(600);
 /// What the last shipment gets at the end of the gateway.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of packs that may be missing when a new run begins.
@@ -104,6 +106,24 @@ impl BackupHandle {
     pub async fn kill(self) {
         self.task.abort();
         drop(self.task.await);
+    }
+}
+
+/// When a checkpoint is tried that failed: each time later.
+#[derive(Default)]
+struct Retry {
+    not_before: Option<Instant>,
+    pause: Duration,
+}
+
+impl Retry {
+    fn is_due(&self) -> bool {
+        self.not_before.is_none_or(|not_before| Instant::now() >= not_before)
+    }
+
+    fn put_off(&mut self) {
+        self.pause = (2 * self.pause).clamp(RETRY, CHECKPOINT_RETRY_MAX);
+        self.not_before = Some(Instant::now() + self.pause);
     }
 }
 
@@ -188,10 +208,13 @@ impl Backup {
 
     /// Looks at the log until more of it is held than is allowed.
     async fn overrun(&self) -> u64 {
+        // What an earlier process left does not count until it is known how much of it has arrived.
+        let left = self.sources.tail.held_bytes();
         loop {
             self.sample();
             let held = self.sources.tail.held_bytes();
-            if held > self.options.log_max_bytes {
+            let left = if self.progress.is_starting() { left } else { 0 };
+            if held > self.options.log_max_bytes.saturating_add(left) {
                 return held;
             }
             tokio::time::sleep(SAMPLE_EVERY).await;
@@ -210,7 +233,7 @@ impl Backup {
         let mut checkpoints = JoinSet::new();
         let mut tidying = JoinSet::new();
         tidying.spawn(Arc::clone(self).tidy_until_dropped());
-        let mut not_before = Instant::now();
+        let mut retry = Retry::default();
         loop {
             // Asked before the pass, so that what was acknowledged before the end is in the last one.
             let is_last = cancel.is_cancelled();
@@ -223,13 +246,16 @@ impl Backup {
                 match done {
                     Ok(Ok((point, offset))) => {
                         run.checkpoint_offset = Some(offset);
+                        retry = Retry::default();
                         self.progress.checkpointed(point);
                     }
-                    Ok(Err(error)) => self.checkpoint_failed(&error, &mut not_before),
-                    Err(error) => tracing::error!(%error, "a checkpoint was not finished"),
+                    // The snapshot was a moment too early.
+                    Ok(Err(Interrupted::Early)) => {}
+                    Ok(Err(error)) => self.checkpoint_failed(&error, &mut retry),
+                    Err(error) => self.checkpoint_failed(&error, &mut retry),
                 }
             }
-            if checkpoints.is_empty() && Instant::now() >= not_before && self.wants_checkpoint(&run) {
+            if checkpoints.is_empty() && retry.is_due() && self.wants_checkpoint(&run) {
                 let (this, id, from) = (Arc::clone(self), run.id, run.position);
                 let take = async move { Ok::<_, Interrupted>((this.checkpoint(id, from).await?, from.offset)) };
                 checkpoints.spawn(take);
@@ -279,11 +305,9 @@ impl Backup {
         self.look_for_ids().await
     }
 
-    fn checkpoint_failed(&self, error: &Interrupted, not_before: &mut Instant) {
-        if !matches!(error, Interrupted::Early) {
-            tracing::warn!(%error, "a checkpoint was not finished and is tried again");
-            *not_before = Instant::now() + RETRY;
-        }
+    fn checkpoint_failed(&self, error: &dyn std::fmt::Display, retry: &mut Retry) {
+        retry.put_off();
+        self.progress.checkpoint_failed(error);
     }
 
     fn wants_checkpoint(&self, run: &Run) -> bool {

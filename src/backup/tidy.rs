@@ -33,10 +33,11 @@ impl Backup {
 
     async fn tidy(&self, seen: &mut Seen) -> Result<(), Interrupted> {
         let quiet = self.look_at_generations(seen).await?;
-        let (gone, scattered) = self.leftovers.take();
+        let (gone, scattered) = self.leftovers.all();
         self.tidy_packs(gone).await?;
         for pack in scattered {
             self.merge_pieces(pack).await?;
+            self.leftovers.merged(pack);
         }
         if self.tidy_history().await? {
             self.remove_generations(quiet).await?;
@@ -48,7 +49,7 @@ impl Backup {
     async fn tidy_packs(&self, gone: Vec<PackId>) -> Result<(), Interrupted> {
         let noted = self.vault.all(GONE, |blob| GoneName::parse(&blob.name)).await?;
         let known: BTreeSet<PackId> = noted.iter().map(|gone| gone.pack).collect();
-        for pack in gone {
+        for pack in gone.iter().copied() {
             if known.contains(&pack) {
                 continue;
             }
@@ -63,6 +64,7 @@ impl Backup {
             // Its name says it all.
             self.vault.put(name, "gone".into()).await?;
         }
+        self.leftovers.noted(&gone);
         let horizon = self.horizon();
         for old in noted.iter().take_while(|gone| gone.time < horizon).take(REMOVED_MAX) {
             if self.is_needed(old.pack).await? {
@@ -111,6 +113,12 @@ impl Backup {
         };
         remove_front(&self.vault, LOG, is_old).await?;
         Ok(true)
+    }
+
+    /// Removes the rows of a checkpoint that came to nothing.
+    pub(super) async fn remove_rows(&self, checkpoint: Id) -> Result<(), Interrupted> {
+        while !remove_front(&self.vault, &format!("{ROWS}{checkpoint}/"), |_| true).await? {}
+        Ok(())
     }
 
     async fn remove_generations(&self, generations: Vec<Id>) -> Result<(), Interrupted> {

@@ -101,6 +101,14 @@ impl Vault {
         Self { root, ..self.clone() }
     }
 
+    /// The same with another patience.
+    pub fn patient(&self, patience: Patience) -> Self {
+        Self {
+            patience,
+            ..self.clone()
+        }
+    }
+
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
     }
@@ -247,4 +255,54 @@ impl Vault {
 /// Four random bytes; without entropy the time does, since a name has its bytes' hash too.
 fn salt() -> u32 {
     getrandom::u32().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::fault::{BlobFault, Call, FaultBlobs};
+    use crate::blob::memory::MemoryBlobs;
+
+    fn vault(blobs: &Arc<FaultBlobs<MemoryBlobs>>, patience: Patience) -> Vault {
+        let pace = Pace {
+            attempt: Duration::from_millis(50),
+            bytes_per_sec_min: 10_000,
+        };
+        Vault::new(Arc::clone(blobs) as Arc<dyn Blobs>, patience, pace, None)
+    }
+
+    /// A line that takes its time is not begun anew over and over.
+    #[tokio::test]
+    async fn large_calls_have_more_time() {
+        let blobs = Arc::new(FaultBlobs::new(MemoryBlobs::new()));
+        let slow = BlobFault::Delay(Duration::from_millis(300));
+        blobs.script(Call::Put, [slow, slow, BlobFault::Pass]);
+        let vault = vault(&blobs, Patience::Endless);
+        let name = |kind: &'static str| move |salt: u32| format!("{kind}/{salt}");
+        vault.put(name("large"), vec![7; 100_000].into()).await.unwrap();
+        vault.put(name("small"), vec![7; 10].into()).await.unwrap();
+        // The small one was made twice, and the second time it passed.
+        blobs.script(Call::Put, [BlobFault::Unavailable]);
+        assert!(
+            blobs.put("left", Bytes::new()).await.is_err(),
+            "three puts were made before"
+        );
+        let large = blobs.list("large/", None).await.unwrap();
+        blobs.script(Call::Get, [slow]);
+        assert_eq!(vault.range(&large[0].name, 0..100_000).await.unwrap().len(), 100_000);
+    }
+
+    #[tokio::test]
+    async fn a_reader_gives_up_in_time_and_a_damaged_length_is_told() {
+        let blobs = Arc::new(FaultBlobs::new(MemoryBlobs::new()));
+        let vault = vault(&blobs, Patience::For(Duration::from_millis(300)));
+        let digest = Digest::of(b"bytes");
+        blobs.put("short", Bytes::from_static(b"byt")).await.unwrap();
+        let short = vault.get("short", digest, Some(5)).await.unwrap_err();
+        let other = vault.get("short", digest, None).await.unwrap_err();
+        assert!(short.is_lost() && other.is_lost(), "{short} {other}");
+        blobs.set_down(true);
+        let down = vault.get("short", digest, None).await.unwrap_err();
+        assert!(!down.is_lost(), "{down}");
+    }
 }

@@ -120,7 +120,22 @@ impl fmt::Display for Done {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_time_or_not(text in "[0-9TZ:.+-]{0,40}", any: String) {
+            let _ = (parse_time(&text), parse_time(&any), parse_id(&any));
+        }
+
+        #[test]
+        fn times_are_read_as_they_are_told(ms in 0u64..253_402_300_800_000) {
+            let time = Timestamp::from_unix_ms(ms);
+            prop_assert_eq!(parse_time(&told(time).unwrap()), Ok(time));
+        }
+    }
 
     #[test]
     fn times_have_a_zone() {

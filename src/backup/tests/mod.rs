@@ -2,6 +2,7 @@
 
 mod generations;
 mod history;
+mod restoring;
 mod shipping;
 mod site;
 mod window;

@@ -71,18 +71,53 @@ async fn a_killed_process_is_followed_by_one_that_goes_on() {
     assert_eq!(restored(shared(), Wanted::Last).await.0, (0..9).collect::<Vec<_>>());
 }
 
+/// What was condemned before it had arrived is wanted by no point: not by those that were there when it was gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_point_wants_a_pack_that_was_deleted_before_it_arrived() {
+    let faults = Arc::new(FaultBlobs::new(MemoryBlobs::new()));
+    let site = Site::new(Arc::clone(&faults) as Arc<dyn Blobs>, options()).await;
+    let last = site.put(0).await;
+    site.shipped(last).await;
+    faults.set_down(true);
+    site.hand.advance_ms(10_000);
+    for seed in 30..42 {
+        site.put(seed).await;
+    }
+    // The log is looked at meanwhile, when nothing is deleted yet.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let between = site.clock.now();
+    site.hand.advance_ms(10_000);
+    let (before, _) = site.store.pack_files();
+    for seed in 30..42 {
+        site.delete(seed).await;
+    }
+    site.collect().await;
+    let (after, deleted) = site.store.pack_files();
+    assert!(deleted > 0 && before.iter().any(|pack| after.iter().all(|left| left.id != pack.id)));
+    faults.set_down(false);
+    let last = site.put(1).await;
+    site.shipped(last).await;
+    drop(site.kill().await);
+    let shared = || Arc::clone(&faults) as Arc<dyn Blobs>;
+    assert_eq!(restored(shared(), Wanted::Last).await.0, [0, 1]);
+    // What had been put then may be there as far as it had arrived, and is whole.
+    let (items, _) = restored(shared(), Wanted::At(between)).await;
+    let wanted: Vec<u64> = std::iter::once(0).chain(30..42).take(items.len()).collect();
+    assert_eq!(items, wanted);
+}
+
 /// Any error that comes again is the disk's: the rest is shipped, it is told, and what reads again arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pack_that_cannot_be_read_holds_nothing_up_and_arrives_once_it_can() {
     let faults = Arc::new(FaultBlobs::new(MemoryBlobs::new()));
     faults.set_down(true);
     let site = Site::new(Arc::clone(&faults) as Arc<dyn Blobs>, options()).await;
-    for seed in 0..12 {
+    for seed in 30..42 {
         site.put(seed).await;
     }
     let (files, _) = site.store.pack_files();
     let cut = files.iter().find(|file| file.is_final).unwrap();
-    let path = crate::chunk::pack_path(&site.dir.path().join("packs"), cut.id);
+    let path = Site::pack(&site.dir, cut.id);
     let bytes = std::fs::read(&path).unwrap();
     std::fs::OpenOptions::new()
         .write(true)
@@ -91,7 +126,7 @@ async fn a_pack_that_cannot_be_read_holds_nothing_up_and_arrives_once_it_can() {
         .set_len(8192)
         .unwrap();
     faults.set_down(false);
-    let last = site.put(12).await;
+    let last = site.put(42).await;
     site.shipped(last).await;
     let (backup, _) = site.backup.as_ref().unwrap();
     let told = backup.degraded().unwrap_or_default();
@@ -104,7 +139,7 @@ async fn a_pack_that_cannot_be_read_holds_nothing_up_and_arrives_once_it_can() {
     site.until(|status| status.unreadable_packs == 0 && status.alarms.is_empty())
         .await;
     drop(site.kill().await);
-    assert_eq!(restored(faults, Wanted::Last).await.0, (0..13).collect::<Vec<_>>());
+    assert_eq!(restored(faults, Wanted::Last).await.0, (30..43).collect::<Vec<_>>());
 }
 
 /// As `cairn check` on a gateway that is stopped: log files without a frame are left, and the run goes on behind them.

@@ -148,6 +148,38 @@ proptest! {
         prop_assert!(matches!(outcome, Err(LogError::Corrupt { offset, .. }) if offset <= at), "{:?}", outcome);
     }
 
+    /// What a backup gives back as a stretch may be anything.
+    #[test]
+    fn any_stretch_is_followed_or_refused(
+        noise in prop::collection::vec(any::<u8>(), 0..9000),
+        keeps in 0usize..3 * BLOCK_BYTES,
+        flip in any::<prop::sample::Index>(),
+        start in any::<u64>(),
+        from in (any::<u64>(), any::<u64>(), any::<u64>()),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let written = write(dir.path(), &Recovered::default(), &[(10, true), (5000, true)]);
+        let frames = std::fs::read(&written.tail.0).unwrap()[BLOCK_BYTES..4 * BLOCK_BYTES].to_vec();
+        let position = Position { offset: from.0, sequence: Sequence(from.1), checksum: from.2 };
+        let follow_all = |bytes: &mut Vec<u8>, start: u64, from: Position| {
+            let _ = end_of(bytes, start);
+            follow(bytes, start, from, &mut |effects, _| { effects.for_each(drop); Ok(()) })
+        };
+        let mut bytes = frames[..keeps].to_vec();
+        bytes.extend(&noise);
+        let _ = follow_all(&mut bytes, start, position);
+        let _ = follow_all(&mut noise.clone(), start, position);
+        let mut whole = frames.clone();
+        let first = Position { offset: BLOCK, ..Position::default() };
+        let is_followed = follow_all(&mut whole, BLOCK, first).is_ok();
+        prop_assert!(is_followed);
+        let mut flipped = frames.clone();
+        let at = flip.index(flipped.len());
+        flipped[at] ^= 0x10;
+        let is_refused = follow_all(&mut flipped, BLOCK, first).is_err();
+        prop_assert!(is_refused, "byte {}", at);
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic(
         mut bytes in prop::collection::vec(any::<u8>(), 0..9000),
