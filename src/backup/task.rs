@@ -419,3 +419,22 @@ impl Backup {
         Timestamp::from_unix_ms(self.progress.settled_at().unix_ms().saturating_sub(window_ms))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_failure_puts_the_next_try_off_for_longer() {
+        let mut retry = Retry::default();
+        assert!(retry.is_due());
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            retry.put_off();
+            assert!(!retry.is_due());
+            pauses.push(retry.pause.as_secs());
+        }
+        assert_eq!(pauses[..4], [2, 4, 8, 16]);
+        assert_eq!(pauses[9..], [600; 3]);
+    }
+}

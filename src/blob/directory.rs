@@ -30,8 +30,8 @@ const PLACINGS: usize = 4;
 #[derive(Debug)]
 struct Place {
     root: PathBuf,
-    /// Whether the directory is made where there is none.
-    may_make: bool,
+    /// Whether the directory is made where there is none: until it is there. Until then there are no blobs.
+    may_make: AtomicBool,
     /// What killed processes left has been removed.
     is_clean: AtomicBool,
 }
@@ -48,7 +48,7 @@ impl DirectoryBlobs {
     pub fn new(root: &Path, may_make: bool) -> Self {
         let place = Place {
             root: root.to_path_buf(),
-            may_make,
+            may_make: AtomicBool::new(may_make),
             is_clean: AtomicBool::new(false),
         };
         Self {
@@ -79,7 +79,7 @@ impl Place {
     fn told(&self, error: &io::Error) -> BlobError {
         match error.kind() {
             // A share that is not mounted any more says nothing about the blobs on it.
-            io::ErrorKind::NotFound if !self.is_there() => {
+            io::ErrorKind::NotFound if self.check().is_err() => {
                 let root = self.root.display();
                 BlobError::Refused(format!(
                     "{root} is not there, or has no folder {PARTIAL}; is it mounted?"
@@ -95,12 +95,16 @@ impl Place {
     }
 
     fn is_there(&self) -> bool {
-        self.root.join(PARTIAL).is_dir()
+        let is_there = self.root.join(PARTIAL).is_dir();
+        if is_there {
+            self.may_make.store(false, Ordering::Relaxed);
+        }
+        is_there
     }
 
     /// As every call begins that would otherwise take a place that is gone for one without the blob.
     fn check(&self) -> io::Result<()> {
-        if self.is_there() {
+        if self.is_there() || self.may_make.load(Ordering::Relaxed) {
             Ok(())
         } else {
             Err(io::ErrorKind::NotFound.into())
@@ -110,11 +114,11 @@ impl Place {
     /// Before a put.
     fn prepare(&self) -> io::Result<()> {
         if !self.is_there() {
-            if !self.may_make {
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            create_folder(&self.root)?;
-            create_folder(&self.root.join(PARTIAL))?;
+            self.check()?;
+            let root = self.root.display();
+            let made = create_folder(&self.root).and_then(|()| create_folder(&self.root.join(PARTIAL)));
+            made.map_err(|error| io::Error::other(format!("{root} cannot be made: {error}; is it mounted?")))?;
+            self.may_make.store(false, Ordering::Relaxed);
         }
         if !self.is_clean.swap(true, Ordering::Relaxed) {
             self.remove_leftovers();
@@ -355,9 +359,25 @@ mod tests {
         // It is mounted.
         fs::create_dir(share.join(PARTIAL)).unwrap();
         blobs.put("a", Bytes::from_static(b"x")).await.unwrap();
-        // And without its parent nothing is made.
-        let deep = DirectoryBlobs::new(&dir.path().join("no/such"), true);
-        let answer = deep.put("a", Bytes::from_static(b"x")).await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_made_once_below_a_parent() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("mount/backup");
+        let blobs = DirectoryBlobs::new(&root, true);
+        assert_eq!(blobs.list("", None).await, Ok(Vec::new()));
+        assert_eq!(blobs.get("a", None).await, Err(BlobError::NotFound));
+        let answer = blobs.put("a", Bytes::from_static(b"x")).await;
+        assert!(matches!(answer, Err(BlobError::Unavailable(_))), "{answer:?}");
+        fs::create_dir(dir.path().join("mount")).unwrap();
+        blobs.put("a", Bytes::from_static(b"x")).await.unwrap();
+        // It is unmounted.
+        fs::remove_dir_all(&root).unwrap();
+        fs::create_dir(&root).unwrap();
+        let answer = blobs.put("b", Bytes::from_static(b"x")).await;
+        assert!(matches!(answer, Err(BlobError::Refused(_))), "{answer:?}");
+        let answer = blobs.list("", None).await;
         assert!(matches!(answer, Err(BlobError::Refused(_))), "{answer:?}");
     }
 

@@ -136,7 +136,10 @@ impl Blobs for RemoteBlobs {
         let name = checked(name)?;
         let range = match range {
             Some(range) => range,
-            None => 0..self.size(name).await?,
+            None => match self.size(name).await {
+                Err(BlobError::NotFound) => return Err(self.why_absent(name).await),
+                size => 0..size?,
+            },
         };
         let wanted = range.end.saturating_sub(range.start);
         if wanted > WHOLE_BYTES_MAX {
@@ -188,6 +191,15 @@ impl Blobs for RemoteBlobs {
 }
 
 impl RemoteBlobs {
+    /// Tells an absent blob from an absent bucket, which the answer to a HEAD does not.
+    async fn why_absent(&self, name: &str) -> BlobError {
+        let read = self.operator.read_with(name).range(0..1).into_future();
+        match within(REQUEST_TIMEOUT, read).await {
+            Ok(_) => BlobError::Unavailable("it was written meanwhile".to_owned()),
+            Err(error) => error,
+        }
+    }
+
     /// Tells a blob that is too short for what was asked from other reasons.
     async fn why_refused(&self, name: &str, end: u64, reason: String) -> BlobError {
         match self.size(name).await {

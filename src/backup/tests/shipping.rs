@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::site::{START_MS, Site, options, restored};
+use crate::backup::names::{Digest, ROWS, RowsName};
 use crate::backup::{BackupOptions, Wanted};
 use crate::blob::Blobs;
 use crate::blob::fault::{BlobFault, BlobFaultRates, Call, FaultBlobs};
@@ -69,6 +70,42 @@ async fn a_killed_process_is_followed_by_one_that_goes_on() {
         .count();
     assert_eq!(checkpoints, 1);
     assert_eq!(restored(shared(), Wanted::Last).await.0, (0..9).collect::<Vec<_>>());
+}
+
+/// A store that takes no commit has no checkpoint: told, and tried ever more rarely.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_checkpoint_that_cannot_be_made_is_told_and_leaves_nothing() {
+    let faults = Arc::new(FaultBlobs::new(MemoryBlobs::new()));
+    faults.set_down(true);
+    let site = Site::new(Arc::clone(&faults) as Arc<dyn Blobs>, options()).await;
+    site.put(0).await;
+    site.kv.shutdown().await;
+    faults.set_down(false);
+    site.until(|status| status.alarms.iter().any(|alarm| alarm.contains("no checkpoint")))
+        .await;
+    let (backup, _) = site.backup.as_ref().unwrap();
+    let (failed, other) = (backup.mint(), backup.mint());
+    for (checkpoint, number) in [(failed, 0), (failed, 1), (other, 0)] {
+        let digest = Digest([0; 16]);
+        let name = |salt| {
+            RowsName {
+                checkpoint,
+                number,
+                salt,
+                digest,
+            }
+            .to_string()
+        };
+        backup.vault.put(name, "rows".into()).await.unwrap();
+    }
+    backup.remove_rows(failed).await.unwrap();
+    let left = backup
+        .vault
+        .all(ROWS, |blob| RowsName::parse(&blob.name))
+        .await
+        .unwrap();
+    assert_eq!(left.iter().map(|rows| rows.checkpoint).collect::<Vec<_>>(), [other]);
+    drop(site.kill().await);
 }
 
 /// What was condemned before it had arrived is wanted by no point: not by those that were there when it was gone.
