@@ -9,7 +9,7 @@ use super::points::Point;
 use super::task::{Backup, Interrupted};
 use super::vault::{Vault, VaultError};
 use crate::ids::Sequence;
-use crate::kv::log::Position;
+use crate::kv::log::{COUNTER_MAX, Position};
 use crate::kv::{Kv, Mutation};
 
 pub const FORMAT: u32 = 1;
@@ -58,12 +58,20 @@ impl From<LogPlace> for Position {
 impl Manifest {
     pub async fn load(vault: &Vault, name: &CheckpointName) -> Result<Self, VaultError> {
         let damaged = || VaultError::Damaged(name.to_string());
-        let bytes = vault.get(&name.to_string(), name.digest).await?;
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
-        if manifest.format != FORMAT || manifest.run.parse::<Id>().is_err() {
-            return Err(damaged());
-        }
-        Ok(manifest)
+        let bytes = vault.get(&name.to_string(), name.digest, None).await?;
+        Self::parse(&bytes).ok_or_else(damaged)
+    }
+
+    /// `None`: no manifest that this program writes.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let manifest: Self = serde_json::from_slice(bytes).ok()?;
+        let counters = [manifest.sequence, manifest.log.offset, manifest.log.sequence];
+        let is_sound = manifest.format == FORMAT
+            && manifest.run().is_some()
+            && counters.iter().all(|counter| *counter < COUNTER_MAX)
+            && manifest.log.sequence <= manifest.sequence
+            && manifest.parts.iter().all(|part| RowsName::parse(part).is_some());
+        is_sound.then_some(manifest)
     }
 
     pub fn run(&self) -> Option<Id> {
@@ -75,7 +83,16 @@ impl Backup {
     /// Takes a checkpoint for the run, whose log has arrived up to `from`, and returns the point that it is of once it is
     /// complete: after its rows, and after the log and the packs that bring them to a point.
     pub(super) async fn checkpoint(&self, run: Id, from: Position) -> Result<Point, Interrupted> {
-        let checkpoint = Id(self.sources.ids.next());
+        let checkpoint = self.mint();
+        let taken = self.take_checkpoint(checkpoint, run, from).await;
+        if taken.is_err() {
+            // Of no use to anybody, and the next try brings as much again.
+            self.remove_rows(checkpoint).await?;
+        }
+        taken
+    }
+
+    async fn take_checkpoint(&self, checkpoint: Id, run: Id, from: Position) -> Result<Point, Interrupted> {
         let mut dump = self.sources.kv.dump(DELTA_BYTES).await?;
         let point = Point {
             sequence: dump.sequence,
@@ -126,5 +143,31 @@ impl Backup {
         };
         self.vault.put(name, bytes).await?;
         Ok(point)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_manifest_or_not(bytes: Vec<u8>, text in "[a-z0-9\\[\\]{}:,\" _-]{0,200}") {
+            let _ = (Manifest::parse(&bytes), Manifest::parse(text.as_bytes()));
+        }
+
+        /// Numbers that nobody writes are refused before anybody counts with them.
+        #[test]
+        fn only_what_is_written_is_read(sequence: u64, time_ms: u64, offset: u64, behind: u64, checksum: u64, run: [u8; 16]) {
+            let name = RowsName { checkpoint: Id(run), number: 1, salt: 2, digest: Digest(run) };
+            let log = LogPlace { offset, sequence: sequence.saturating_sub(behind), checksum };
+            let (run, parts) = (Id(run).to_string(), vec![name.to_string()]);
+            let manifest = Manifest { format: FORMAT, run, sequence, time_ms, log, parts };
+            let is_sound = sequence < COUNTER_MAX && offset < COUNTER_MAX;
+            let parsed = Manifest::parse(&serde_json::to_vec(&manifest).unwrap());
+            prop_assert_eq!(parsed, is_sound.then_some(manifest));
+        }
     }
 }

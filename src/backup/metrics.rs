@@ -13,6 +13,8 @@ pub struct BackupMetrics {
     pub errors: IntCounter,
     pub breaks: IntCounter,
     pub checkpoints: IntCounter,
+    pub checkpoint_errors: IntCounter,
+    pub alarms: IntGauge,
 }
 
 impl BackupMetrics {
@@ -58,6 +60,14 @@ impl BackupMetrics {
             breaks: counter(
                 "cairn_backup_breaks_total",
                 "Times that the log of the backup broke off and was begun anew.",
+            )?,
+            checkpoint_errors: counter(
+                "cairn_backup_checkpoint_errors_total",
+                "Checkpoints that could not be made and are tried again.",
+            )?,
+            alarms: gauge(
+                "cairn_backup_alarms",
+                "What is wrong with the backup beside its age; `/health/ready` says what it is.",
             )?,
             checkpoints: counter("cairn_backup_checkpoints_total", "Checkpoints that were completed.")?,
         })

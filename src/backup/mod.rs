@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::limits::MIB;
 
 mod checkpoint;
+mod generations;
 mod lineage;
 mod metrics;
 mod names;
@@ -19,6 +20,7 @@ mod points;
 mod progress;
 mod restore;
 mod ship;
+mod source;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -30,16 +32,15 @@ pub use names::Id;
 pub use pieces::Pieces;
 pub use points::{Point, Wanted};
 pub use progress::{BackupStatus, told};
-pub use restore::{RestoreError, RestoreOptions, Restored, Source, brought_home, is_unfinished, restore};
+pub use restore::{RestoreError, RestoreOptions, Restored, brought_home, is_unfinished, restore};
+pub use source::{Choice, Source};
 pub use task::{Backup, BackupHandle, Sources};
-pub use vault::VaultError;
+pub use vault::{Pace, VaultError};
 
 /// Bytes of one piece of a pack that is still written, of one stretch of the log and of one part of a checkpoint.
 const DELTA_BYTES: usize = 4 * MIB;
 /// Bytes of one piece of a pack that is finished: a pack is shipped in several, so that memory stays bounded.
 const PIECE_BYTES: u64 = 8 * MIB as u64;
-/// What one call gets.
-const ATTEMPT: Duration = Duration::from_secs(30);
 /// Blobs on their way at once.
 const AT_ONCE: usize = 4;
 
@@ -55,8 +56,9 @@ pub struct BackupOptions {
     pub ship_every: Duration,
     /// Between two looks for what is not needed any more.
     pub tidy_every: Duration,
-    /// What one call gets; a piece of 8 MiB goes through in 30 s at 300 KiB/s.
-    pub attempt: Duration,
+    /// Between two tries to read what the disk did not give.
+    pub read_again: Duration,
+    pub pace: Pace,
 }
 
 impl Default for BackupOptions {
@@ -67,7 +69,8 @@ impl Default for BackupOptions {
             window: Duration::from_secs(7 * 24 * 3600),
             ship_every: Duration::from_secs(1),
             tidy_every: Duration::from_secs(60),
-            attempt: ATTEMPT,
+            read_again: Duration::from_secs(60),
+            pace: Pace::default(),
         }
     }
 }

@@ -14,6 +14,18 @@ use crate::ids::{PackId, Sequence};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub [u8; 16]);
 
+impl Id {
+    /// The one right behind this one.
+    pub fn next(self) -> Self {
+        Self(u128::from_be_bytes(self.0).saturating_add(1).to_be_bytes())
+    }
+
+    /// When it was made: not later than this, by the clock that it was made with or counted on from.
+    pub fn time(self) -> Timestamp {
+        Timestamp::from_unix_ms((u128::from_be_bytes(self.0) >> 80) as u64)
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
@@ -126,14 +138,17 @@ pub struct SegmentName {
 }
 
 pub const LOG: &str = "log/";
+/// So many bits of its offset a stretch has below its folder: no folder has more than 4,096 of them.
+const LOG_PART_BITS: u32 = 24;
 
 impl fmt::Display for SegmentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (start, end, sequence, time) = (self.start, self.end, self.sequence.0, self.time.unix_ms());
         let kind = if self.is_point { 'p' } else { 'x' };
+        let part = start >> LOG_PART_BITS;
         write!(
             f,
-            "{LOG}{}/{start:016x}-{end:016x}-{sequence:016x}-{time:012x}-{kind}-{:08x}-{}",
+            "{LOG}{}/{part:010x}/{start:016x}-{end:016x}-{sequence:016x}-{time:012x}-{kind}-{:08x}-{}",
             self.run, self.salt, self.digest
         )
     }
@@ -143,7 +158,7 @@ impl SegmentName {
     pub fn parse(name: &str) -> Option<Self> {
         let [start, end, sequence, time, kind, salt, hash] = fields(name)?;
         let found = Self {
-            run: name.rsplit('/').nth(1)?.parse().ok()?,
+            run: name.rsplit('/').nth(2)?.parse().ok()?,
             start: number(start, 16)?,
             end: number(end, 16)?,
             sequence: Sequence(number(sequence, 16)?),

@@ -1,18 +1,24 @@
 //! Packs put together from their pieces.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use super::AT_ONCE;
-use super::names::{PACKS, PieceName};
+use super::names::{Digest, PACKS, PieceName};
 use super::restore::{RestoreError, blocking, io_error};
 use super::vault::{Vault, VaultError};
-use crate::blob::local::{create_dir_synced, sync_dir};
+use crate::blob::Blob;
+use crate::blob::local::{create_dir_synced, remove_file, sync_dir};
 use crate::chunk::{is_pack_end, pack_path};
 use crate::ids::PackId;
 use crate::kv::{Counter, Kv, Row, Scan};
@@ -86,6 +92,17 @@ impl Rows {
     }
 }
 
+/// By start, the longest first.
+fn order(piece: &PieceName) -> (u64, Reverse<u64>) {
+    (piece.start, Reverse(piece.end))
+}
+
+/// Bytes that pieces in this order cover from the start on.
+fn covered(pieces: &[PieceName]) -> u64 {
+    let reach = |end: u64, piece: &PieceName| if piece.start <= end { end.max(piece.end) } else { end };
+    pieces.iter().fold(0, reach)
+}
+
 /// What a backup has of the packs, by the names and lengths of the blobs.
 pub struct Pieces {
     vault: Vault,
@@ -112,18 +129,14 @@ impl Pieces {
             pieces.entry(piece.pack).or_default().push(piece);
         }
         for of_pack in pieces.values_mut() {
-            of_pack.sort_unstable_by_key(|piece| (piece.start, std::cmp::Reverse(piece.end)));
+            of_pack.sort_unstable_by_key(order);
         }
         Ok(Self { vault, pieces, cut })
     }
 
     /// Bytes of a pack that the pieces cover from its start on.
     pub fn covered(&self, pack: PackId) -> u64 {
-        let pieces = self.pieces.get(&pack).map_or(&[][..], Vec::as_slice);
-        pieces.iter().fold(
-            0,
-            |end, piece| if piece.start <= end { end.max(piece.end) } else { end },
-        )
+        covered(self.of(pack))
     }
 
     /// An error if less than `needed` bytes of the pack are there.
@@ -143,19 +156,40 @@ impl Pieces {
     /// Whether the last bytes that are there of the pack are its end; `false`: it was still written. They are not
     /// held against their hash.
     pub async fn is_finished(&self, pack: PackId) -> Result<bool, VaultError> {
-        let end = self.covered(pack);
-        let pieces = self.pieces.get(&pack).map_or(&[][..], Vec::as_slice);
-        let Some(last) = pieces.iter().find(|piece| piece.end == end) else {
-            return Ok(false);
-        };
-        let bytes = last.end - last.start;
-        let from = bytes.saturating_sub(END_BYTES);
-        let tail = self.vault.range(&last.to_string(), from..bytes).await?;
-        Ok(is_pack_end(&tail, pack, end))
+        let mut of_pack = Cow::Borrowed(self.of(pack));
+        loop {
+            let end = covered(&of_pack);
+            let Some(last) = of_pack.iter().find(|piece| piece.end == end) else {
+                return Ok(false);
+            };
+            let bytes = last.end - last.start;
+            let from = bytes.saturating_sub(END_BYTES);
+            match self.vault.range(&last.to_string(), from..bytes).await {
+                // Put together meanwhile, by the gateway that writes the backup.
+                Err(error) if error.is_lost() && matches!(of_pack, Cow::Borrowed(_)) => {
+                    of_pack = Cow::Owned(self.listed(pack).await?);
+                }
+                tail => return Ok(is_pack_end(&tail?, pack, end)),
+            }
+        }
     }
 
-    /// Makes the files of all these packs below `dir`, durably. What a pack lacks ends it, unless `lossy`: then as much as
-    /// there is is taken, and told.
+    fn of(&self, pack: PackId) -> &[PieceName] {
+        self.pieces.get(&pack).map_or(&[], Vec::as_slice)
+    }
+
+    /// The pieces that are there now.
+    async fn listed(&self, pack: PackId) -> Result<Vec<PieceName>, VaultError> {
+        let folder = format!("{PACKS}{pack}/");
+        let parse = |blob: &Blob| PieceName::parse(&blob.name).filter(|piece| blob.bytes == piece.end - piece.start);
+        let mut pieces = self.vault.all(&folder, parse).await?;
+        pieces.sort_unstable_by_key(order);
+        Ok(pieces)
+    }
+
+    /// Makes the files of all these packs below `dir`, durably; what an interrupted restore left there is taken if it is
+    /// right. What a pack lacks ends it, unless `lossy`: then all that there is is taken, each piece at its place, and what
+    /// is missing is told.
     pub async fn fetch_all(
         &self,
         needed: &BTreeMap<PackId, u64>,
@@ -166,8 +200,14 @@ impl Pieces {
             self.demand(*pack, *bytes)?;
         }
         let made = dir.to_path_buf();
-        blocking(move || create_dir_synced(&made).map_err(io_error(&made))).await?;
-        let fetch = |(pack, bytes): (&PackId, &u64)| self.fetch(*pack, *bytes, dir);
+        let kept: BTreeSet<PathBuf> = needed.keys().map(|pack| pack_path(dir, *pack)).collect();
+        let make = move || {
+            create_dir_synced(&made)
+                .and_then(|()| remove_others(&made, &kept))
+                .map_err(io_error(&made))
+        };
+        blocking(make).await?;
+        let fetch = |(pack, bytes): (&PackId, &u64)| self.fetch(*pack, *bytes, dir, lossy);
         let fetches: Vec<_> = needed.iter().map(fetch).collect();
         let mut arriving = futures::stream::iter(fetches).buffer_unordered(AT_ONCE);
         let mut fetched = Fetched::default();
@@ -183,49 +223,151 @@ impl Pieces {
     }
 
     /// Makes the file of one pack. Returns its bytes, and what is wrong if these are less than `needed`.
-    async fn fetch(&self, pack: PackId, needed: u64, dir: &Path) -> Result<(u64, Option<RestoreError>), RestoreError> {
-        let path = pack_path(dir, pack);
-        let made = path.clone();
-        let create = move || {
-            if let Some(folder) = made.parent() {
-                create_dir_synced(folder).map_err(io_error(folder))?;
-            }
-            File::create_new(&made).map_err(io_error(&made))
-        };
-        let mut file = blocking(create).await?;
-        let (mut end, mut trouble) = (0, "no piece has them".to_owned());
-        for piece in self.pieces.get(&pack).map_or(&[][..], Vec::as_slice) {
-            if piece.end <= end {
-                continue;
-            }
-            if piece.start > end {
+    async fn fetch(
+        &self,
+        pack: PackId,
+        needed: u64,
+        dir: &Path,
+        lossy: bool,
+    ) -> Result<(u64, Option<RestoreError>), RestoreError> {
+        let mut file = PackCopy::open(pack_path(dir, pack)).await?;
+        let mut trouble = None;
+        let mut of_pack = Cow::Borrowed(self.of(pack));
+        loop {
+            let found = self.fill(&mut file, &of_pack, lossy).await?;
+            // Put together meanwhile, by the gateway that writes the backup.
+            let is_moved = found.as_ref().is_some_and(VaultError::is_lost) && matches!(of_pack, Cow::Borrowed(_));
+            trouble = found.or(trouble);
+            if !is_moved || file.end >= needed.max(1) {
                 break;
             }
-            let bytes = match self.vault.get(&piece.to_string(), piece.digest).await {
-                Ok(bytes) => bytes,
-                // Another one may have the same bytes.
-                Err(error) => {
-                    trouble = error.to_string();
-                    continue;
-                }
-            };
-            let (at, path) = (piece.start, path.clone());
-            file = blocking(move || {
-                file.write_all_at(&bytes, at).map_err(io_error(&path))?;
-                Ok(file)
-            })
-            .await?;
-            end = piece.end;
+            of_pack = Cow::Owned(self.listed(pack).await?);
         }
-        let lack = (end < needed || end == 0).then(|| short(pack, end, needed, trouble));
-        let sync = move || {
-            file.sync_all().map_err(io_error(&path))?;
+        let (end, bytes) = (file.end, file.bytes);
+        file.finish().await?;
+        let what = || trouble.map_or("no piece has them".to_owned(), |error| error.to_string());
+        let lack = (end < needed || end == 0).then(|| short(pack, end, needed, what()));
+        Ok((bytes, lack))
+    }
+
+    /// Brings pieces into a file that it does not have. Returns the last that was lost; another one may have its bytes.
+    async fn fill(
+        &self,
+        file: &mut PackCopy,
+        pieces: &[PieceName],
+        lossy: bool,
+    ) -> Result<Option<VaultError>, RestoreError> {
+        let mut lost = None;
+        for piece in pieces {
+            if piece.end <= file.end || file.has(piece).await? {
+                file.count(piece);
+                continue;
+            }
+            if piece.start > file.end && !lossy {
+                break;
+            }
+            let bytes = Some(piece.end - piece.start);
+            match self.vault.get(&piece.to_string(), piece.digest, bytes).await {
+                Ok(bytes) => {
+                    file.write(bytes, piece.start).await?;
+                    file.count(piece);
+                }
+                Err(error) if error.is_lost() => lost = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(lost)
+    }
+}
+
+/// The file of a pack that is put together.
+struct PackCopy {
+    path: PathBuf,
+    file: Arc<File>,
+    /// Bytes that were there before.
+    had: u64,
+    /// All before this is there.
+    end: u64,
+    /// The end of the last piece that is there.
+    length: u64,
+    /// Bytes that are there.
+    bytes: u64,
+}
+
+impl PackCopy {
+    async fn open(path: PathBuf) -> Result<Self, RestoreError> {
+        let open = move || {
+            if let Some(folder) = path.parent() {
+                create_dir_synced(folder).map_err(io_error(folder))?;
+            }
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            let file = options.open(&path).map_err(io_error(&path))?;
+            let had = file.metadata().map_err(io_error(&path))?.len();
+            Ok(Self {
+                path,
+                file: Arc::new(file),
+                had,
+                end: 0,
+                length: 0,
+                bytes: 0,
+            })
+        };
+        blocking(open).await
+    }
+
+    /// Whether an interrupted restore brought the piece.
+    async fn has(&self, piece: &PieceName) -> Result<bool, RestoreError> {
+        if piece.end > self.had {
+            return Ok(false);
+        }
+        let (file, path, piece) = (Arc::clone(&self.file), self.path.clone(), *piece);
+        let check = move || {
+            let mut bytes = vec![0; usize::try_from(piece.end - piece.start).unwrap_or_default()];
+            file.read_exact_at(&mut bytes, piece.start).map_err(io_error(&path))?;
+            Ok(Digest::of(&bytes) == piece.digest)
+        };
+        blocking(check).await
+    }
+
+    async fn write(&self, bytes: Bytes, at: u64) -> Result<(), RestoreError> {
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        blocking(move || file.write_all_at(&bytes, at).map_err(io_error(&path))).await
+    }
+
+    /// The piece is there. Pieces come by their start.
+    fn count(&mut self, piece: &PieceName) {
+        if piece.start <= self.end {
+            self.end = self.end.max(piece.end);
+        }
+        self.bytes += piece.end.saturating_sub(piece.start.max(self.length));
+        self.length = self.length.max(piece.end);
+    }
+
+    async fn finish(self) -> Result<(), RestoreError> {
+        let finish = move || {
+            let Self { path, file, length, .. } = self;
+            file.set_len(length)
+                .and_then(|()| file.sync_all())
+                .map_err(io_error(&path))?;
             path.parent()
                 .map_or(Ok(()), |folder| sync_dir(folder).map_err(io_error(folder)))
         };
-        blocking(sync).await?;
-        Ok((end, lack))
+        blocking(finish).await
     }
+}
+
+/// Removes the packs that an interrupted restore of another point brought.
+fn remove_others(dir: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_others(&path, kept)?;
+        } else if !kept.contains(&path) {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Packs that were fetched.

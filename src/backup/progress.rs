@@ -1,6 +1,8 @@
 //! How the backup stands: what a restore would bring back, and what is in the way.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,7 @@ use tokio::sync::watch;
 use super::metrics::BackupMetrics;
 use super::points::Point;
 use crate::clock::Timestamp;
-use crate::ids::Sequence;
+use crate::ids::{PackId, Sequence};
 
 /// Behind by more than this, the gateway says that it is degraded.
 const BEHIND_MS: u64 = 60_000;
@@ -25,6 +27,19 @@ pub enum State {
     Following,
     /// The run broke off, and no new one has begun.
     Broken(String),
+}
+
+/// What an operator has to know beside the age, each told until it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// A newer generation is there, or this one is not any more.
+    Newer,
+    /// An older generation is still written to.
+    Older,
+    /// The disk does not give all of the packs.
+    Unreadable,
+    /// No checkpoint can be made.
+    Checkpoint,
 }
 
 #[derive(Default)]
@@ -43,6 +58,7 @@ struct Inner {
     pending_pack_bytes: u64,
     unreadable_packs: u64,
     breaks: u64,
+    alarms: BTreeMap<Alarm, String>,
 }
 
 impl Inner {
@@ -77,6 +93,11 @@ impl Progress {
         self.inner.lock().state = state;
     }
 
+    /// Whether it is not known yet what the backup has.
+    pub fn is_starting(&self) -> bool {
+        self.inner.lock().state == State::Starting
+    }
+
     /// A run that was found in the backup goes on.
     pub fn resumed(&self, checkpoint: Point, last: Option<Point>) {
         let mut inner = self.inner.lock();
@@ -86,6 +107,10 @@ impl Progress {
         inner.run_point = last;
         inner.restorable = last.or(inner.restorable);
         inner.settle(last);
+        if let Some(last) = last {
+            // What is younger may be a change of the process before, however often the gateway was started since.
+            inner.current_at = last.time;
+        }
         self.tell(&inner);
     }
 
@@ -117,7 +142,14 @@ impl Progress {
         self.shipped.send_replace(point.sequence);
     }
 
+    pub fn checkpoint_failed(&self, error: &dyn fmt::Display) {
+        self.metrics.checkpoint_errors.inc();
+        let told = format!("no checkpoint can be made, without which a restore takes ever longer or has none: {error}");
+        self.set_alarm(Alarm::Checkpoint, Some(told));
+    }
+
     pub fn checkpointed(&self, checkpoint: Point) {
+        self.set_alarm(Alarm::Checkpoint, None);
         let mut inner = self.inner.lock();
         inner.has_checkpoint = true;
         inner.checkpoint = Some(checkpoint);
@@ -144,11 +176,18 @@ impl Progress {
         self.inner.lock().run_point
     }
 
-    pub fn packs(&self, pending_bytes: u64, unreadable: u64) {
+    /// What is left to ship of the packs, and what of them the disk does not give.
+    pub fn packs(&self, pending_bytes: u64, unreadable: &[(PackId, Range<u64>)]) {
+        let count = unreadable.len() as u64;
+        let told = unreadable.first().map(|(pack, range)| {
+            let (start, end) = (range.start, range.end);
+            format!("{count} packs cannot be read whole and are so in the backup, as {pack} from {start} to {end}")
+        });
+        self.set_alarm(Alarm::Unreadable, told);
         let mut inner = self.inner.lock();
-        (inner.pending_pack_bytes, inner.unreadable_packs) = (pending_bytes, unreadable);
+        (inner.pending_pack_bytes, inner.unreadable_packs) = (pending_bytes, count);
         self.metrics.pending_pack_bytes.set(whole(pending_bytes));
-        self.metrics.unreadable_packs.set(whole(unreadable));
+        self.metrics.unreadable_packs.set(whole(count));
     }
 
     /// Looks at the time: the log is durable up to `durable`, and `held_bytes` of it are kept for the backup.
@@ -160,6 +199,21 @@ impl Progress {
         let age_ms = now.unix_ms().saturating_sub(inner.current_at.unix_ms());
         self.metrics.restorable_age_seconds.set(age_ms as f64 / 1000.0);
         self.metrics.held_log_bytes.set(whole(held_bytes));
+    }
+
+    /// `None`: it is over.
+    pub fn set_alarm(&self, alarm: Alarm, told: Option<String>) {
+        let mut inner = self.inner.lock();
+        match told {
+            None => drop(inner.alarms.remove(&alarm)),
+            Some(told) => {
+                if inner.alarms.get(&alarm) != Some(&told) {
+                    tracing::error!(told, "the backup wants somebody to look at it");
+                }
+                inner.alarms.insert(alarm, told);
+            }
+        }
+        self.metrics.alarms.set(whole(inner.alarms.len() as u64));
     }
 
     fn tell(&self, inner: &Inner) {
@@ -180,7 +234,10 @@ impl Progress {
             (_, None) => String::new(),
         };
         let is_broken = matches!(inner.state, State::Broken(_));
-        (is_broken || age_ms > BEHIND_MS).then(|| format!("the backup is {} s behind{why}", age_ms / 1000))
+        let behind =
+            (is_broken || age_ms > BEHIND_MS).then(|| format!("the backup is {} s behind{why}", age_ms / 1000));
+        let all: Vec<String> = behind.into_iter().chain(inner.alarms.values().cloned()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// The part of the status that is known here.
@@ -204,6 +261,7 @@ impl Progress {
             pending_pack_bytes: inner.pending_pack_bytes,
             unreadable_packs: inner.unreadable_packs,
             breaks: inner.breaks,
+            alarms: inner.alarms.values().cloned().collect(),
             ..BackupStatus::default()
         }
     }
@@ -247,6 +305,8 @@ pub struct BackupStatus {
     pub unreadable_packs: u64,
     /// Since the gateway started.
     pub breaks: u64,
+    /// What somebody has to look at, one sentence each.
+    pub alarms: Vec<String>,
     /// What the place for the backup answered last, if that was an error.
     pub trouble: Option<String>,
 }
@@ -287,7 +347,7 @@ impl fmt::Display for BackupStatus {
         if self.unreadable_packs > 0 {
             writeln!(f, "unreadable  {} packs", self.unreadable_packs)?;
         }
-        for why in self.broken.iter().chain(&self.trouble) {
+        for why in self.broken.iter().chain(&self.trouble).chain(&self.alarms) {
             writeln!(f, "trouble     {why}")?;
         }
         Ok(())

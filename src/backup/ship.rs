@@ -10,12 +10,16 @@ use super::names::{Digest, Id, SegmentName};
 use super::packs::Inventory;
 use super::points::Point;
 use super::task::{Backup, Interrupted};
+use crate::clock::Timestamp;
 use crate::ids::Sequence;
 use crate::kv::log::Position;
 use crate::kv::{Kv, Mutation};
 
 /// Moments that are remembered while nothing is shipped: an hour of them, then fewer.
 const MARKS_MAX: usize = 4096;
+
+/// Points are no closer than this unless the gateway has more time than that: each is a blob.
+const POINT_EVERY_MS: u64 = 1000;
 
 /// How far the log was durable at a time.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +52,21 @@ impl Marks {
         marks.push_back(mark);
     }
 
-    fn take(&self) -> VecDeque<Mark> {
-        std::mem::take(&mut *self.0.lock())
+    /// Those behind `behind` that become points: the last one, and before it one a second, from the last point on.
+    fn take(&self, behind: Sequence, mut last: Option<Timestamp>) -> Vec<Mark> {
+        let mut marks = std::mem::take(&mut *self.0.lock());
+        marks.retain(|mark| mark.point.sequence > behind);
+        let newest = marks.pop_back();
+        let is_due = |mark: &Mark| {
+            let due = last.map_or(0, |last| last.unix_ms().saturating_add(POINT_EVERY_MS));
+            let is_due = mark.point.time.unix_ms() >= due;
+            if is_due {
+                last = Some(mark.point.time);
+            }
+            is_due
+        };
+        marks.retain(is_due);
+        marks.into_iter().chain(newest).collect()
     }
 
     pub fn clear(&self) {
@@ -87,16 +104,18 @@ impl Backup {
     /// Ships once: first what the packs have, then the log as far as it was durable before that was read.
     pub(super) async fn pass(&self, run: &mut Run, inventory: &mut Inventory) -> Result<(), Interrupted> {
         self.sample();
-        let mut marks = self.marks.take();
-        marks.retain(|mark| mark.point.sequence > run.position.sequence);
+        let last = self.progress.run_point();
+        let marks = self.marks.take(run.position.sequence, last.map(|point| point.time));
         if marks.is_empty() {
-            let reached = self.progress.run_point().map(|point| point.sequence);
+            let reached = last.map(|point| point.sequence);
             if reached.is_none_or(|reached| reached < run.position.sequence) {
                 // What was shipped last is no point: an empty commit makes one, even if nobody else commits.
                 // If it fails, as on a full disk, the next pass commits one.
                 drop(self.sources.kv.commit(Mutation::new()).await);
             }
-            return Ok(());
+            if !inventory.is_due(self.options.read_again) {
+                return Ok(());
+            }
         }
         let shipment = self.ship_packs(inventory).await?;
         if !shipment.is_sound {
@@ -144,5 +163,24 @@ impl Backup {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_has_one_point_and_the_last_mark_is_one() {
+        let marks = Marks::default();
+        for step in 1..=20u64 {
+            let (sequence, time) = (Sequence(step), Timestamp::from_unix_ms(step * 250));
+            let point = Point { sequence, time };
+            marks.push(Mark { offset: step, point });
+        }
+        let taken = marks.take(Sequence(2), Some(Timestamp::from_unix_ms(500)));
+        let taken: Vec<u64> = taken.iter().map(|mark| mark.offset).collect();
+        assert_eq!(taken, [6, 10, 14, 18, 20]);
+        assert!(marks.take(Sequence(0), None).is_empty());
     }
 }

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::Manifest;
+use super::generations::Beginning;
 use super::lineage::Lineage;
 use super::metrics::BackupMetrics;
-use super::names::{self, CHECKPOINTS, CheckpointName, INDEX, Id, LOG, SegmentName};
+use super::names::{self, CHECKPOINTS, CheckpointName, INDEX, Id, LOG, ROWS, SegmentName};
 use super::packs::{Inventory, Leftovers};
 use super::points::Point;
-use super::progress::{BackupStatus, Progress, State, told};
+use super::progress::{BackupStatus, Progress, State};
 use super::ship::{Marks, Run};
 use super::vault::{Patience, Vault, VaultError};
 use super::{BackupOptions, DELTA_BYTES};
@@ -32,6 +34,8 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After what went wrong here, before the next try.
 const RETRY: Duration = Duration::from_secs(2);
+/// The longest time between two tries of a checkpoint.
+const CHECKPOINT_RETRY_MAX: Duration = Duration::from_secs(600);
 /// What the last shipment gets at the end of the gateway.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of packs that may be missing when a new run begins.
@@ -79,6 +83,8 @@ pub struct Backup {
     pub(super) marks: Marks,
     pub(super) progress: Progress,
     pub(super) leftovers: Leftovers,
+    /// The last id that was made or seen.
+    last_id: Mutex<Id>,
 }
 
 /// The running task.
@@ -103,6 +109,24 @@ impl BackupHandle {
     }
 }
 
+/// When a checkpoint is tried that failed: each time later.
+#[derive(Default)]
+struct Retry {
+    not_before: Option<Instant>,
+    pause: Duration,
+}
+
+impl Retry {
+    fn is_due(&self) -> bool {
+        self.not_before.is_none_or(|not_before| Instant::now() >= not_before)
+    }
+
+    fn put_off(&mut self) {
+        self.pause = (2 * self.pause).clamp(RETRY, CHECKPOINT_RETRY_MAX);
+        self.not_before = Some(Instant::now() + self.pause);
+    }
+}
+
 impl Backup {
     pub fn new(
         sources: Sources,
@@ -113,7 +137,7 @@ impl Backup {
         registry: &Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = BackupMetrics::new(registry)?;
-        let whole = Vault::new(blobs, Patience::Endless, options.attempt, Some(metrics.clone()));
+        let whole = Vault::new(blobs, Patience::Endless, options.pace, Some(metrics.clone()));
         Ok(Arc::new(Self {
             vault: whole.below(names::root(lineage.store, lineage.generation)),
             progress: Progress::new(metrics, sources.clock.now()),
@@ -123,6 +147,7 @@ impl Backup {
             options,
             marks: Marks::default(),
             leftovers: Leftovers::default(),
+            last_id: Mutex::new(Id([0; 16])),
             sources,
         }))
     }
@@ -183,10 +208,13 @@ impl Backup {
 
     /// Looks at the log until more of it is held than is allowed.
     async fn overrun(&self) -> u64 {
+        // What an earlier process left does not count until it is known how much of it has arrived.
+        let left = self.sources.tail.held_bytes();
         loop {
             self.sample();
             let held = self.sources.tail.held_bytes();
-            if held > self.options.log_max_bytes {
+            let left = if self.progress.is_starting() { left } else { 0 };
+            if held > self.options.log_max_bytes.saturating_add(left) {
                 return held;
             }
             tokio::time::sleep(SAMPLE_EVERY).await;
@@ -205,7 +233,7 @@ impl Backup {
         let mut checkpoints = JoinSet::new();
         let mut tidying = JoinSet::new();
         tidying.spawn(Arc::clone(self).tidy_until_dropped());
-        let mut not_before = Instant::now();
+        let mut retry = Retry::default();
         loop {
             // Asked before the pass, so that what was acknowledged before the end is in the last one.
             let is_last = cancel.is_cancelled();
@@ -218,13 +246,16 @@ impl Backup {
                 match done {
                     Ok(Ok((point, offset))) => {
                         run.checkpoint_offset = Some(offset);
+                        retry = Retry::default();
                         self.progress.checkpointed(point);
                     }
-                    Ok(Err(error)) => self.checkpoint_failed(&error, &mut not_before),
-                    Err(error) => tracing::error!(%error, "a checkpoint was not finished"),
+                    // The snapshot was a moment too early.
+                    Ok(Err(Interrupted::Early)) => {}
+                    Ok(Err(error)) => self.checkpoint_failed(&error, &mut retry),
+                    Err(error) => self.checkpoint_failed(&error, &mut retry),
                 }
             }
-            if checkpoints.is_empty() && Instant::now() >= not_before && self.wants_checkpoint(&run) {
+            if checkpoints.is_empty() && retry.is_due() && self.wants_checkpoint(&run) {
                 let (this, id, from) = (Arc::clone(self), run.id, run.position);
                 let take = async move { Ok::<_, Interrupted>((this.checkpoint(id, from).await?, from.offset)) };
                 checkpoints.spawn(take);
@@ -233,26 +264,50 @@ impl Backup {
         }
     }
 
+    /// An id above all that were made here and all that the backup has.
+    pub(super) fn mint(&self) -> Id {
+        let mut last = self.last_id.lock();
+        *last = last.next().max(Id(self.sources.ids.next()));
+        *last
+    }
+
+    /// Looks for the last ids that the backup has: a clock that was set back must not make smaller ones.
+    async fn look_for_ids(&self) -> Result<(), VaultError> {
+        for folder in [LOG, ROWS] {
+            let mut after = None;
+            while let Some(id) = self.vault.folder_after(folder, after.as_deref()).await? {
+                // '0' comes right behind '/'.
+                after = Some(format!("{folder}{id}0"));
+                if let Ok(id) = id.parse::<Id>() {
+                    let mut last = self.last_id.lock();
+                    *last = id.max(*last);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the generation into the backup's index, if it is not there.
     async fn enter(&self) -> Result<(), VaultError> {
         let (store, generation) = (self.lineage.store, self.lineage.generation);
         let folder = format!("{INDEX}{store}/");
         let known = self.whole.all(&folder, |blob| names::parse_index(&blob.name)).await?;
         if !known.contains(&(store, generation)) {
-            // Its name says it all: the bytes are for people, and may be written twice.
-            let begun = told(self.sources.clock.now()).unwrap_or_default();
-            self.whole
-                .put(|_| names::index(store, generation), begun.into())
-                .await?;
+            // Written twice it has the same bytes.
+            let beginning = Beginning::of(&self.lineage).encode();
+            self.whole.put(|_| names::index(store, generation), beginning).await?;
         }
-        Ok(())
+        let (lineage, place) = (self.lineage.clone(), self.url.clone());
+        let noted = tokio::task::spawn_blocking(move || lineage.entered(&place)).await;
+        if let Ok(Err(error)) = noted {
+            tracing::warn!(%error, "where the backup is could not be noted");
+        }
+        self.look_for_ids().await
     }
 
-    fn checkpoint_failed(&self, error: &Interrupted, not_before: &mut Instant) {
-        if !matches!(error, Interrupted::Early) {
-            tracing::warn!(%error, "a checkpoint was not finished and is tried again");
-            *not_before = Instant::now() + RETRY;
-        }
+    fn checkpoint_failed(&self, error: &dyn std::fmt::Display, retry: &mut Retry) {
+        retry.put_off();
+        self.progress.checkpoint_failed(error);
     }
 
     fn wants_checkpoint(&self, run: &Run) -> bool {
@@ -303,7 +358,11 @@ impl Backup {
         });
         segments.await?;
         let Some(last) = last else { return Ok(None) };
-        let mut bytes = match self.vault.get(&last.to_string(), last.digest).await {
+        let mut bytes = match self
+            .vault
+            .get(&last.to_string(), last.digest, Some(last.end - last.start))
+            .await
+        {
             Ok(bytes) => bytes.to_vec(),
             Err(error) => {
                 tracing::warn!(%error, "the end of the backup's log cannot be read");
@@ -346,7 +405,7 @@ impl Backup {
         self.marks.clear();
         self.progress.began();
         Ok(Run {
-            id: Id(self.sources.ids.next()),
+            id: self.mint(),
             position,
             points_from: position.sequence,
             checkpoint_offset: None,
@@ -358,5 +417,24 @@ impl Backup {
     pub(super) fn horizon(&self) -> Timestamp {
         let window_ms = u64::try_from(self.options.window.as_millis()).unwrap_or(u64::MAX);
         Timestamp::from_unix_ms(self.progress.settled_at().unix_ms().saturating_sub(window_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_failure_puts_the_next_try_off_for_longer() {
+        let mut retry = Retry::default();
+        assert!(retry.is_due());
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            retry.put_off();
+            assert!(!retry.is_due());
+            pauses.push(retry.pause.as_secs());
+        }
+        assert_eq!(pauses[..4], [2, 4, 8, 16]);
+        assert_eq!(pauses[9..], [600; 3]);
     }
 }

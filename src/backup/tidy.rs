@@ -8,9 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::checkpoint::Manifest;
-use super::names::{
-    self, CHECKPOINTS, CheckpointName, GONE, GoneName, INDEX, Id, LOG, PACKS, ROWS, RowsName, SegmentName,
-};
+use super::generations::Seen;
+use super::names::{self, CHECKPOINTS, CheckpointName, GONE, GoneName, Id, LOG, PACKS, ROWS, RowsName, SegmentName};
 use super::task::{Backup, Interrupted};
 use super::vault::Vault;
 use crate::ids::PackId;
@@ -23,28 +22,34 @@ const REMOVED_MAX: usize = 1000;
 impl Backup {
     /// Looks every minute. For a task that is dropped with its run.
     pub(super) async fn tidy_until_dropped(self: Arc<Self>) {
+        let mut seen = Seen::default();
         loop {
-            if let Err(error) = self.tidy().await {
+            if let Err(error) = self.tidy(&mut seen).await {
                 tracing::warn!(%error, "the backup was not tidied and will be");
             }
             tokio::time::sleep(self.options.tidy_every).await;
         }
     }
 
-    async fn tidy(&self) -> Result<(), Interrupted> {
-        let (gone, scattered) = self.leftovers.take();
+    async fn tidy(&self, seen: &mut Seen) -> Result<(), Interrupted> {
+        let quiet = self.look_at_generations(seen).await?;
+        let (gone, scattered) = self.leftovers.all();
         self.tidy_packs(gone).await?;
         for pack in scattered {
             self.merge_pieces(pack).await?;
+            self.leftovers.merged(pack);
         }
-        self.tidy_history().await
+        if self.tidy_history().await? {
+            self.remove_generations(quiet).await?;
+        }
+        Ok(())
     }
 
     /// Notes which packs the store has deleted, and removes those that it deleted long enough ago.
     async fn tidy_packs(&self, gone: Vec<PackId>) -> Result<(), Interrupted> {
         let noted = self.vault.all(GONE, |blob| GoneName::parse(&blob.name)).await?;
         let known: BTreeSet<PackId> = noted.iter().map(|gone| gone.pack).collect();
-        for pack in gone {
+        for pack in gone.iter().copied() {
             if known.contains(&pack) {
                 continue;
             }
@@ -59,6 +64,7 @@ impl Backup {
             // Its name says it all.
             self.vault.put(name, "gone".into()).await?;
         }
+        self.leftovers.noted(&gone);
         let horizon = self.horizon();
         for old in noted.iter().take_while(|gone| gone.time < horizon).take(REMOVED_MAX) {
             if self.is_needed(old.pack).await? {
@@ -77,8 +83,9 @@ impl Backup {
         Ok(live.is_some_and(|row| Counter::decode(&row.bytes) != Some(0)))
     }
 
-    /// Removes checkpoints, their rows, the log and the generations that no point of the window needs.
-    async fn tidy_history(&self) -> Result<(), Interrupted> {
+    /// Removes checkpoints, their rows and the log that no point of the window needs. `true`: this generation reaches back
+    /// over the whole window by itself.
+    async fn tidy_history(&self) -> Result<bool, Interrupted> {
         let mut checkpoints = self
             .vault
             .all(CHECKPOINTS, |blob| CheckpointName::parse(&blob.name))
@@ -87,14 +94,14 @@ impl Backup {
         let horizon = self.horizon();
         let Some(first) = checkpoints.iter().rposition(|name| name.time < horizon) else {
             // The window begins before the first checkpoint: everything is needed.
-            return Ok(());
+            return Ok(false);
         };
         // A manifest goes first, so that no checkpoint looks whole that is not.
         for old in checkpoints.drain(..first) {
             self.vault.delete(&old.to_string()).await?;
         }
         let Some(first) = checkpoints.first() else {
-            return Ok(());
+            return Ok(false);
         };
         let manifest = Manifest::load(&self.vault, first).await?;
         let is_old = |name: &str| RowsName::parse(name).is_some_and(|rows| rows.checkpoint < first.checkpoint);
@@ -105,17 +112,18 @@ impl Backup {
             segment.is_some_and(|it| it.run < run || (it.run == run && it.end <= manifest.log.offset))
         };
         remove_front(&self.vault, LOG, is_old).await?;
-        self.tidy_generations().await
+        Ok(true)
     }
 
-    /// Removes the generations before this one, which reaches back over the whole window by itself.
-    async fn tidy_generations(&self) -> Result<(), Interrupted> {
-        let folder = format!("{INDEX}{}/", self.lineage.store);
-        let generations = self.whole.all(&folder, |blob| names::parse_index(&blob.name)).await?;
-        for (store, generation) in generations {
-            if generation >= self.lineage.generation {
-                continue;
-            }
+    /// Removes the rows of a checkpoint that came to nothing.
+    pub(super) async fn remove_rows(&self, checkpoint: Id) -> Result<(), Interrupted> {
+        while !remove_front(&self.vault, &format!("{ROWS}{checkpoint}/"), |_| true).await? {}
+        Ok(())
+    }
+
+    async fn remove_generations(&self, generations: Vec<Id>) -> Result<(), Interrupted> {
+        let store = self.lineage.store;
+        for generation in generations {
             let root = names::root(store, generation);
             if remove_front(&self.whole, &root, |_| true).await? {
                 self.whole.delete(&names::index(store, generation)).await?;

@@ -2,6 +2,7 @@
 
 pub mod directory;
 pub mod fault;
+mod listing;
 pub mod local;
 pub mod memory;
 mod open;
@@ -12,5 +13,5 @@ mod store;
 #[cfg(test)]
 mod suite;
 
-pub use open::{OpenError, open};
+pub use open::{OpenError, open, open_or_make};
 pub use store::{Blob, BlobError, Blobs, LIST_PAGE_MAX, is_name};

@@ -1,7 +1,7 @@
 //! Blobs on a server: S3 or WebDAV, through OpenDAL.
 //!
-//! Every attempt of a call has a time limit; all calls but a put are tried again, with growing pauses, as long as the
-//! failure may pass. A put is not: what becomes of a failed one nobody knows, so its caller takes another name.
+//! Every request has a time limit, and none is made twice: the caller knows how long something is worth a try, and takes
+//! another name for a put, since what becomes of a failed one nobody knows.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,22 +12,17 @@ use futures::TryStreamExt;
 use opendal::services::{S3, Webdav};
 use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
-use super::store::{Blob, BlobError, Blobs, LIST_PAGE_MAX, checked, checked_folder, page};
+use super::listing::{self, Entry};
+use super::store::{Blob, BlobError, Blobs, LIST_PAGE_MAX, WHOLE_BYTES_MAX, checked, checked_folder};
 use crate::config::{BlobLocation, Place};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For an attempt that moves no bytes.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
-/// An attempt gets the time on top that its bytes take at this rate.
-const BYTES_PER_SEC_MIN: u64 = 512 << 10;
-/// What is got whole is of a size that is not known: at the most a pack.
-const WHOLE_BYTES_MAX: u64 = 64 << 20;
-/// No attempt begins later than this after the first.
-const RETRY_WITHIN: Duration = Duration::from_secs(20);
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// For a request that moves no bytes.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// A request gets the time on top that its bytes take at this rate: four at once go through a line of 1 Mbit/s.
+const BYTES_PER_SEC_MIN: u64 = 32 << 10;
 /// Below what servers close idle connections after.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -109,12 +104,12 @@ fn told(error: &opendal::Error) -> BlobError {
     }
 }
 
-/// The time that an attempt with so many bytes gets.
+/// The time that a request with so many bytes gets.
 fn time_for(bytes: u64) -> Duration {
-    ATTEMPT_TIMEOUT + Duration::from_millis(bytes * 1000 / BYTES_PER_SEC_MIN)
+    REQUEST_TIMEOUT + Duration::from_millis(bytes * 1000 / BYTES_PER_SEC_MIN)
 }
 
-async fn attempt<T>(limit: Duration, call: impl Future<Output = opendal::Result<T>>) -> Result<T, BlobError> {
+async fn within<T>(limit: Duration, call: impl Future<Output = opendal::Result<T>>) -> Result<T, BlobError> {
     match timeout(limit, call).await {
         Ok(done) => done.map_err(|error| told(&error)),
         Err(_) => Err(BlobError::Unavailable(format!(
@@ -124,31 +119,12 @@ async fn attempt<T>(limit: Duration, call: impl Future<Output = opendal::Result<
     }
 }
 
-/// Attempts of a call that may be made twice.
-async fn retried<T, Call>(limit: Duration, call: impl Fn() -> Call) -> Result<T, BlobError>
-where
-    Call: Future<Output = opendal::Result<T>>,
-{
-    let began = Instant::now();
-    let mut pause = PAUSE_MIN;
-    loop {
-        match attempt(limit, call()).await {
-            Err(BlobError::Unavailable(reason)) if began.elapsed() + pause < RETRY_WITHIN => {
-                tracing::debug!(reason, "a blob store failed and is asked again");
-            }
-            done => return done,
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
-    }
-}
-
 #[async_trait]
 impl Blobs for RemoteBlobs {
     async fn put(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
         let name = checked(name)?;
         let limit = time_for(bytes.len() as u64);
-        let written = attempt(limit, self.operator.write(name, bytes)).await;
+        let written = within(limit, self.operator.write(name, bytes)).await;
         match written {
             // The bucket or the folder: a blob that is written cannot be sought.
             Err(BlobError::NotFound) => Err(BlobError::Refused("there is no such place".to_owned())),
@@ -158,13 +134,24 @@ impl Blobs for RemoteBlobs {
 
     async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, BlobError> {
         let name = checked(name)?;
-        let Some(range) = range else {
-            let whole = retried(time_for(WHOLE_BYTES_MAX), || self.operator.read(name)).await?;
-            return Ok(whole.to_bytes());
+        let range = match range {
+            Some(range) => range,
+            None => match self.size(name).await {
+                Err(BlobError::NotFound) => return Err(self.why_absent(name).await),
+                size => 0..size?,
+            },
         };
         let wanted = range.end.saturating_sub(range.start);
-        let read = || self.operator.read_with(name).range(range.clone()).into_future();
-        let bytes = match retried(time_for(wanted), read).await {
+        if wanted > WHOLE_BYTES_MAX {
+            return Err(BlobError::Refused(format!(
+                "{wanted} bytes are more than are read at once"
+            )));
+        }
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        let read = self.operator.read_with(name).range(range.clone()).into_future();
+        let bytes = match within(time_for(wanted), read).await {
             Err(BlobError::Refused(reason)) => return Err(self.why_refused(name, range.end, reason).await),
             read => read?.to_bytes(),
         };
@@ -176,13 +163,13 @@ impl Blobs for RemoteBlobs {
 
     async fn size(&self, name: &str) -> Result<u64, BlobError> {
         let name = checked(name)?;
-        let found = retried(ATTEMPT_TIMEOUT, || self.operator.stat(name)).await?;
+        let found = within(REQUEST_TIMEOUT, self.operator.stat(name)).await?;
         Ok(found.content_length())
     }
 
     async fn delete(&self, name: &str) -> Result<(), BlobError> {
         let name = checked(name)?;
-        match retried(ATTEMPT_TIMEOUT, || self.operator.delete(name)).await {
+        match within(REQUEST_TIMEOUT, self.operator.delete(name)).await {
             Err(BlobError::NotFound) => Ok(()),
             done => done,
         }
@@ -190,13 +177,29 @@ impl Blobs for RemoteBlobs {
 
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Blob>, BlobError> {
         let prefix = checked_folder(prefix)?;
-        let listed = || self.listed(prefix, after.filter(|_| self.lists_after));
-        let found = retried(ATTEMPT_TIMEOUT, listed).await?;
-        Ok(page(found, after))
+        if self.lists_after {
+            return within(REQUEST_TIMEOUT, self.page(prefix, after)).await;
+        }
+        let entries = |folder: String| async move {
+            match within(REQUEST_TIMEOUT, self.entries(&folder)).await {
+                Err(BlobError::NotFound) => Ok(Vec::new()),
+                found => found,
+            }
+        };
+        listing::page(prefix, after, entries).await
     }
 }
 
 impl RemoteBlobs {
+    /// Tells an absent blob from an absent bucket, which the answer to a HEAD does not.
+    async fn why_absent(&self, name: &str) -> BlobError {
+        let read = self.operator.read_with(name).range(0..1).into_future();
+        match within(REQUEST_TIMEOUT, read).await {
+            Ok(_) => BlobError::Unavailable("it was written meanwhile".to_owned()),
+            Err(error) => error,
+        }
+    }
+
     /// Tells a blob that is too short for what was asked from other reasons.
     async fn why_refused(&self, name: &str, end: u64, reason: String) -> BlobError {
         match self.size(name).await {
@@ -206,13 +209,10 @@ impl RemoteBlobs {
         }
     }
 
-    /// The first page behind `after`, or without it all there is.
-    async fn listed(&self, prefix: &str, after: Option<&str>) -> opendal::Result<Vec<Blob>> {
-        let folder = if prefix.is_empty() { "/" } else { prefix };
-        let mut asked = self.operator.lister_with(folder).recursive(true);
-        if self.lists_after {
-            asked = asked.limit(LIST_PAGE_MAX);
-        }
+    /// A page of a server that can begin behind a name, and lists in the order of names.
+    async fn page(&self, prefix: &str, after: Option<&str>) -> opendal::Result<Vec<Blob>> {
+        let mut asked = self.operator.lister_with(folder(prefix)).recursive(true);
+        asked = asked.limit(LIST_PAGE_MAX);
         if let Some(after) = after {
             asked = asked.start_after(after);
         }
@@ -220,17 +220,47 @@ impl RemoteBlobs {
         let mut found = Vec::new();
         while let Some(entry) = lister.try_next().await? {
             let metadata = entry.metadata();
-            if !metadata.is_file() {
+            // Not every server heeds where it is to begin.
+            if !metadata.is_file() || after.is_some_and(|after| entry.path() <= after) {
                 continue;
             }
             found.push(Blob {
                 name: entry.path().to_owned(),
                 bytes: metadata.content_length(),
             });
-            if self.lists_after && found.len() == LIST_PAGE_MAX {
+            if found.len() == LIST_PAGE_MAX {
                 break;
             }
         }
+        found.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         Ok(found)
     }
+
+    /// What is in one folder.
+    async fn entries(&self, name: &str) -> opendal::Result<Vec<Entry>> {
+        let mut lister = self.operator.lister_with(folder(name)).await?;
+        let mut found = Vec::new();
+        while let Some(entry) = lister.try_next().await? {
+            let path = entry.path().trim_start_matches('/');
+            // The folder itself is listed too.
+            if path == name || path.is_empty() {
+                continue;
+            }
+            let metadata = entry.metadata();
+            let bytes = if metadata.is_file() {
+                metadata.content_length()
+            } else {
+                0
+            };
+            found.push(Entry {
+                name: path.to_owned(),
+                bytes,
+            });
+        }
+        Ok(found)
+    }
+}
+
+fn folder(prefix: &str) -> &str {
+    if prefix.is_empty() { "/" } else { prefix }
 }

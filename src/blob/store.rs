@@ -8,6 +8,8 @@ use bytes::Bytes;
 
 /// Blobs of one page of a listing.
 pub const LIST_PAGE_MAX: usize = 1000;
+/// What is got whole is no longer than this.
+pub(super) const WHOLE_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of a name.
 const NAME_BYTES_MAX: usize = 512;
 
@@ -41,7 +43,7 @@ pub trait Blobs: Send + Sync + fmt::Debug {
     /// or later, even in part: the caller uses another name.
     async fn put(&self, name: &str, bytes: Bytes) -> Result<(), BlobError>;
 
-    /// All of a blob, or a range that is not empty: all of it or `Short`.
+    /// All of a blob, if it has at most 64 MiB, or a range that is not empty: all of it or `Short`.
     async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, BlobError>;
 
     async fn size(&self, name: &str) -> Result<u64, BlobError>;
@@ -78,12 +80,4 @@ pub(super) fn checked_folder(prefix: &str) -> Result<&str, BlobError> {
         Some(name) if is_name(name) => Ok(prefix),
         _ => Err(BlobError::Refused(format!("{prefix:?} is no folder of blobs"))),
     }
-}
-
-/// The first page of what was found in any order.
-pub(super) fn page(mut found: Vec<Blob>, after: Option<&str>) -> Vec<Blob> {
-    found.retain(|blob| after.is_none_or(|after| blob.name.as_str() > after));
-    found.sort_unstable_by(|left, right| left.name.cmp(&right.name));
-    found.truncate(LIST_PAGE_MAX);
-    found
 }

@@ -101,8 +101,8 @@ async fn listings_have_order_and_pages(blobs: &dyn Blobs) {
     for name in all {
         blobs.delete(&name).await.unwrap();
     }
-    let many: Vec<String> = (0..LIST_PAGE_MAX + 5)
-        .map(|number| format!("many/{number:05}"))
+    let many: Vec<String> = (0..LIST_PAGE_MAX + 505)
+        .map(|number| format!("many/{:02}/{number:05}", number / 70))
         .collect();
     for some in many.chunks(50) {
         join_all(

@@ -67,7 +67,11 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         }
         Some(("version", _)) => println!("cairn {}", env!("CARGO_PKG_VERSION")),
         Some(("check", matches)) if matches.get_flag("restore") => {
-            return Ok(check::drill(load(matches), matches.get_flag("json")));
+            return Ok(check::drill(
+                load(matches),
+                restore::choice(matches),
+                matches.get_flag("json"),
+            ));
         }
         Some(("restore", matches)) => {
             let (config, _) = load(matches)?;
@@ -246,6 +250,7 @@ fn check_command() -> Command {
             )
             .conflicts_with_all(["read-data", "repair"]),
         )
+        .args(restore::choice_args().map(|argument| argument.requires("restore")))
 }
 
 fn store_command(asking: &[Arg]) -> Command {

@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::backup::{Id, Restored, Wanted, told};
+use crate::backup::{Choice, Id, Restored, Wanted, told};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::server::{self, RestoreCommandError, RestoreRequest};
@@ -14,25 +14,33 @@ use crate::server::{self, RestoreCommandError, RestoreRequest};
 pub fn command() -> Command {
     Command::new("restore")
         .about("Make the data directory, which is empty, from the backup at backup.url")
-        .arg(
-            Arg::new("at")
-                .long("at")
-                .value_name("TIME")
-                .value_parser(parse_time)
-                .help("the state at this time, as in 2026-11-22T04:20:00Z; the last one if not given"),
-        )
-        .arg(
-            Arg::new("store")
-                .long("store")
-                .value_name("ID")
-                .value_parser(parse_id)
-                .help("which store, where there are backups of several"),
-        )
+        .args(choice_args())
         .arg(
             Arg::new("lossy").long("lossy").action(ArgAction::SetTrue).help(
                 "bring back what there is, even if the backup has not all of it; `cairn check` names what is lost",
             ),
         )
+}
+
+/// The arguments that choose a point in a backup.
+pub fn choice_args() -> [Arg; 3] {
+    [
+        Arg::new("at")
+            .long("at")
+            .value_name("TIME")
+            .value_parser(parse_time)
+            .help("the state at this time, as in 2026-11-22T04:20:00Z; the last one if not given"),
+        Arg::new("store")
+            .long("store")
+            .value_name("ID")
+            .value_parser(parse_id)
+            .help("which store, where there are backups of several"),
+        Arg::new("generation")
+            .long("generation")
+            .value_name("ID")
+            .value_parser(parse_id)
+            .help("which generation, where two gateways went on with one store"),
+    ]
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, String> {
@@ -47,10 +55,18 @@ fn parse_id(text: &str) -> Result<Id, String> {
     text.parse().map_err(|_| "an id has 32 hex digits".to_owned())
 }
 
-pub fn request(matches: &ArgMatches) -> RestoreRequest {
-    RestoreRequest {
+/// What `choice_args` were given.
+pub fn choice(matches: &ArgMatches) -> Choice {
+    Choice {
         wanted: matches.get_one("at").map_or(Wanted::Last, |time| Wanted::At(*time)),
         store: matches.get_one("store").copied(),
+        generation: matches.get_one("generation").copied(),
+    }
+}
+
+pub fn request(matches: &ArgMatches) -> RestoreRequest {
+    RestoreRequest {
+        choice: choice(matches),
         lossy: matches.get_flag("lossy"),
     }
 }
@@ -79,12 +95,16 @@ impl fmt::Display for Done {
             packs,
             bytes,
             lacks,
+            passed_over,
             ..
         } = &self.restored;
         let (sequence, time) = (point.sequence.0, told(point.time).unwrap_or_default());
         writeln!(f, "restored  commit {sequence}, {time}")?;
         writeln!(f, "packs     {packs} of {bytes} bytes")?;
         write!(f, "data      {}", self.data)?;
+        for damaged in passed_over {
+            write!(f, "\ndamaged   {damaged}; an older checkpoint and its log were taken")?;
+        }
         for lack in lacks {
             write!(f, "\nlost      {lack}")?;
         }
@@ -100,7 +120,22 @@ impl fmt::Display for Done {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_time_or_not(text in "[0-9TZ:.+-]{0,40}", any: String) {
+            let _ = (parse_time(&text), parse_time(&any), parse_id(&any));
+        }
+
+        #[test]
+        fn times_are_read_as_they_are_told(ms in 0u64..253_402_300_800_000) {
+            let time = Timestamp::from_unix_ms(ms);
+            prop_assert_eq!(parse_time(&told(time).unwrap()), Ok(time));
+        }
+    }
 
     #[test]
     fn times_have_a_zone() {

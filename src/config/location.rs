@@ -87,6 +87,9 @@ impl BlobLocation {
         {
             return Err(unusable(Part::Endpoint, "must begin with http:// or https://"));
         }
+        if endpoint.contains('@') {
+            return Err(unusable(Part::Endpoint, USERLESS));
+        }
         let keys = match (access_key.is_empty(), secret_key.is_empty()) {
             (false, false) if matches!(place, Place::Directory(_)) => {
                 return Err(unusable(Part::AccessKey, "is of no use for file://"));
@@ -109,6 +112,8 @@ impl BlobLocation {
 const FORMS: &str =
     "must be s3://BUCKET/PREFIX, webdav+https://HOST/PATH, webdav+http://HOST/PATH or file:///DIRECTORY";
 
+const USERLESS: &str = "must hold no user and no password: they have settings of their own";
+
 fn parse_url(url: &str) -> Result<Place, String> {
     let (scheme, rest) = url.split_once("://").ok_or(FORMS)?;
     if scheme == "file" {
@@ -119,7 +124,7 @@ fn parse_url(url: &str) -> Result<Place, String> {
     }
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     if host.contains('@') {
-        return Err("must hold no user and no password: they have settings of their own".to_owned());
+        return Err(USERLESS.to_owned());
     }
     let path = path.trim_matches('/');
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
@@ -187,6 +192,7 @@ mod tests {
             ("file:///dir", "http://x", ("", ""), Part::Endpoint),
             ("file:///dir", "", keys, Part::AccessKey),
             ("s3://packs", "127.0.0.1:9000", keys, Part::Endpoint),
+            ("s3://packs", "http://AK:SK@127.0.0.1:9000", keys, Part::Endpoint),
             ("s3://packs", "", ("", ""), Part::AccessKey),
             ("s3://packs", "", ("", "SK"), Part::AccessKey),
             ("s3://packs", "", ("AK", ""), Part::SecretKey),

@@ -196,7 +196,7 @@ const BACKUP_SETTINGS: &[Setting] = &[
         "backup.log_max",
         "1GiB",
         Kind::Size {
-            min: MIB,
+            min: 128 * MIB,
             max: 1024 * GIB,
         },
         "commit log that is kept for a backup that cannot be reached; with more, the backup begins anew once it can",

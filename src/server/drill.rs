@@ -42,6 +42,13 @@ pub enum DrillError {
     Busy(String),
 }
 
+impl DrillError {
+    /// Whether it says that nothing would be restored; else nothing is known.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Command(CommandError::Restore(error)) if error.is_answer())
+    }
+}
+
 /// What a drill found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrillReport {
@@ -99,7 +106,7 @@ pub fn drill(config: &Config, request: RestoreRequest) -> Result<DrillReport, Dr
         ..config.clone()
     };
     runtime.block_on(async {
-        let source = Source::choose(blobs, request.store, request.wanted);
+        let source = Source::choose(blobs, request.choice);
         let source = source.await.map_err(CommandError::from)?;
         let mut report = DrillReport {
             store: source.store.to_string(),
@@ -116,10 +123,14 @@ pub fn drill(config: &Config, request: RestoreRequest) -> Result<DrillReport, Dr
 }
 
 async fn run(config: &Config, source: &Source, report: &mut DrillReport) -> Result<(), DrillError> {
-    if let Err(error) = source.metadata(rocks_options(config)).await {
+    report.wrong.extend(source.passed_over.iter().cloned());
+    match source.metadata(rocks_options(config)).await {
         // The log and the checkpoint are all verified on this way.
-        report.wrong.push(error.to_string());
-        return Ok(());
+        Err(error) if error.is_answer() => {
+            report.wrong.push(error.to_string());
+            return Ok(());
+        }
+        made => made.map_err(CommandError::from)?,
     }
     let kv = RocksKv::open(rocks_options(config), &Registry::new()).await;
     let kv = kv.map_err(|error| ServeError::from(super::StoresError::from(error)))?;
@@ -137,7 +148,8 @@ async fn run(config: &Config, source: &Source, report: &mut DrillReport) -> Resu
         report.pack_bytes += pieces.covered(*pack);
         match pieces.is_finished(*pack).await {
             Ok(is_finished) => report.finished_packs += u64::from(is_finished),
-            Err(error) => report.wrong.push(error.to_string()),
+            Err(error) if error.is_lost() => report.wrong.push(error.to_string()),
+            Err(error) => return Err(CommandError::Restore(error.into()).into()),
         }
     }
     read_sample(config, &pieces, &needed, report).await
@@ -159,9 +171,12 @@ async fn read_sample(
         .filter(|(pack, _)| packs.contains(pack))
         .map(|(pack, bytes)| (*pack, *bytes))
         .collect();
-    if let Err(error) = pieces.fetch_all(&wanted, &config.data.join("packs"), false).await {
-        report.wrong.push(error.to_string());
-        return Ok(());
+    match pieces.fetch_all(&wanted, &config.data.join("packs"), false).await {
+        Err(error) if error.is_answer() => {
+            report.wrong.push(error.to_string());
+            return Ok(());
+        }
+        fetched => drop(fetched.map_err(CommandError::from)?),
     }
     let stores = open(config).await?;
     for object in objects {

@@ -12,22 +12,28 @@ use crate::chunk::{ChunkStoreOptions, CloudOptions};
 use crate::config::{CompressionChoice, Config};
 use crate::kv::rocks::RocksOptions;
 
-/// The backup that is set up, which writes nothing before it is started. Blocks for a directory.
+/// The backup that is set up, which asks and writes nothing there before it is started.
 pub(super) fn open_backup(
     config: &Config,
     sources: Sources,
     registry: &Registry,
 ) -> Result<Option<Arc<Backup>>, StoresError> {
     let Some(backup) = &config.backup else { return Ok(None) };
-    let lineage = Lineage::load_or_make(&config.data, &sources.ids)?;
+    let lineage = Lineage::load_or_make(&config.data, &sources.ids, sources.clock.now())?;
     let options = BackupOptions {
         log_max_bytes: backup.log_max_bytes,
         checkpoint_log_bytes: backup.checkpoint_log_bytes,
         window: backup.window,
         ..BackupOptions::default()
     };
-    let blobs = crate::blob::open(&backup.location).map_err(StoresError::Backup)?;
     let url = backup.location.to_string();
+    // A directory that had the backup is not made again: its disk may not be mounted.
+    let blobs = if lineage.is_at(&url) {
+        crate::blob::open(&backup.location)
+    } else {
+        crate::blob::open_or_make(&backup.location)
+    };
+    let blobs = blobs.map_err(StoresError::Backup)?;
     Ok(Some(Backup::new(sources, blobs, url, lineage, options, registry)?))
 }
 
@@ -41,17 +47,13 @@ pub(super) fn rocks_options(config: &Config) -> RocksOptions {
     }
 }
 
-/// Opens the place for packs, which makes a directory if it is one.
-pub(super) async fn cloud_options(config: &Config) -> Result<Option<CloudOptions>, crate::blob::OpenError> {
-    let Some(cloud) = config.cloud.clone() else {
+/// The place for packs. Nothing is asked of it before it is needed, and nothing is put there before it said whose it is.
+pub(super) fn cloud_options(config: &Config) -> Result<Option<CloudOptions>, crate::blob::OpenError> {
+    let Some(cloud) = &config.cloud else {
         return Ok(None);
     };
     let shown = cloud.location.to_string();
-    let opened = tokio::task::spawn_blocking(move || crate::blob::open(&cloud.location)).await;
-    let blobs = opened.map_err(|error| crate::blob::OpenError::Directory {
-        path: shown.clone().into(),
-        error: std::io::Error::other(error),
-    })??;
+    let blobs = crate::blob::open_or_make(&cloud.location)?;
     let mut options = CloudOptions::new(blobs, shown, config.data.join("cache"), cloud.cache_bytes);
     options.takes_packs = cloud.takes_packs;
     options.late = cloud.late;

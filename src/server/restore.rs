@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::backup::{self, Id, RestoreError, RestoreOptions, Restored, Wanted};
+use crate::backup::{self, Choice, RestoreError, RestoreOptions, Restored};
 use crate::config::Config;
 
 use super::lock::{DirectoryLock, LockError};
@@ -29,9 +29,7 @@ pub enum CommandError {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RestoreRequest {
-    pub wanted: Wanted,
-    /// Needed where there are backups of several stores.
-    pub store: Option<Id>,
+    pub choice: Choice,
     /// Bring back what there is, also where packs are missing.
     pub lossy: bool,
 }
@@ -47,8 +45,7 @@ pub fn restore(config: &Config, request: RestoreRequest) -> Result<Restored, Com
     let options = RestoreOptions {
         dir: config.data.clone(),
         rocks: rocks_options(config),
-        store: request.store,
-        wanted: request.wanted,
+        choice: request.choice,
         lossy: request.lossy,
     };
     let runtime = tokio::runtime::Runtime::new()?;

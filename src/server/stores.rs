@@ -166,7 +166,7 @@ impl Stores {
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
         let mut options = chunk_options(config);
         options.keys = Keys::open(&*shared, masters.as_ref(), clear, &clock).await?;
-        options.cloud = cloud_options(config).await.map_err(StoresError::Cloud)?;
+        options.cloud = cloud_options(config).map_err(StoresError::Cloud)?;
         let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
         let sources = Sources {

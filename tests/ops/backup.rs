@@ -171,6 +171,10 @@ fn what_was_acknowledged_five_seconds_before_a_machine_is_lost_comes_back() {
     // Of one that was interrupted.
     std::fs::create_dir_all(data.join("restore-drill/db")).unwrap();
     std::fs::write(data.join("restore-drill/db/CURRENT"), "left").unwrap();
+    // Another store at the same place is not asked about.
+    let other = dir.path().join("backup/index").join("f".repeat(32));
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("f".repeat(32)), "").unwrap();
     let drill = cairn(&data, &url, &["check", "--restore", "--json"]);
     let report: serde_json::Value = serde_json::from_slice(&drill.stdout).unwrap();
     assert!(drill.status.success() && report["sound"] == true, "{}", told(&drill));
@@ -218,6 +222,42 @@ fn a_half_restored_directory_is_not_served() {
     }
     let nowhere = cairn(dir.path(), "", &["restore"]);
     assert!(told(&nowhere).contains("backup.url"), "{}", told(&nowhere));
+}
+
+/// Exit codes: 1 where there is nothing to restore, 2 where nobody knows.
+#[test]
+fn a_drill_tells_a_backup_that_is_not_there_from_a_place_that_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("place");
+    let (data, url) = (dir.path().join("data"), format!("file://{}", place.display()));
+    let absent = cairn(&data, &url, &["check", "--restore"]);
+    assert_eq!(absent.status.code(), Some(2), "{}", told(&absent));
+    assert!(told(&absent).contains("is it mounted?"), "{}", told(&absent));
+    std::fs::create_dir_all(place.join(".part")).unwrap();
+    let empty = cairn(&data, &url, &["check", "--restore"]);
+    assert_eq!(empty.status.code(), Some(1), "{}", told(&empty));
+    let misused = cairn(&data, &url, &["check", "--at", "2026-11-22T04:20:00Z"]);
+    assert!(told(&misused).contains("--restore"), "{}", told(&misused));
+}
+
+/// The place is not there yet: the gateway serves, tells, and begins once it is.
+#[test]
+fn a_gateway_starts_without_the_place_of_its_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = dir.path().join("mount");
+    let mut command = command(&dir.path().join("data"));
+    command.env("CAIRN_BACKUP_URL", format!("file://{}", mount.join("backup").display()));
+    let gateway = Gateway::spawn(command, dir.path().join("data"));
+    put(&gateway.s3, "/kept", b"").unwrap();
+    wait_for(&gateway, "it is told", |status| {
+        status["trouble"]
+            .as_str()
+            .is_some_and(|trouble| trouble.contains("is it mounted?"))
+    });
+    std::fs::create_dir(&mount).unwrap();
+    wait_for(&gateway, "the backup begins", |status| {
+        status["restorable_seq"].is_u64()
+    });
 }
 
 #[test]

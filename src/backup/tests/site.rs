@@ -1,9 +1,9 @@
 //! A store with a backup, whose machine can be lost.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::backup::{
-    Backup, BackupHandle, BackupOptions, Lineage, RestoreError, RestoreOptions, Restored, Sources, Wanted, restore,
+    Backup, BackupHandle, BackupOptions, Choice, Lineage, Pace, RestoreError, RestoreOptions, Restored, Sources,
+    Wanted, restore,
 };
 use crate::blob::memory::MemoryBlobs;
 use crate::blob::{Blob, BlobError, Blobs};
@@ -20,7 +21,7 @@ use crate::chunk::chunker::Profile;
 use crate::chunk::codec::{Compression, Hint};
 use crate::chunk::{ChunkStore, ChunkStoreOptions, CloudOptions, CollectOptions, OpenError, WriteOptions};
 use crate::clock::{Clock, ClockHand};
-use crate::ids::{DataId, DomainId, IdSource, Sequence};
+use crate::ids::{DataId, DomainId, IdSource, PackId, Sequence};
 use crate::kv::rocks::{RocksKv, RocksOptions};
 use crate::kv::{Kv, Mutation};
 use crate::limits::{KIB, MIB};
@@ -36,7 +37,11 @@ pub fn options() -> BackupOptions {
         window: Duration::from_secs(3600),
         ship_every: Duration::from_millis(5),
         tidy_every: Duration::from_millis(20),
-        attempt: Duration::from_millis(500),
+        read_again: Duration::from_millis(100),
+        pace: Pace {
+            attempt: Duration::from_millis(500),
+            bytes_per_sec_min: 1 << 30,
+        },
     }
 }
 
@@ -61,9 +66,15 @@ pub enum Told {
 pub struct Recording {
     inner: MemoryBlobs,
     told: Mutex<Vec<Told>>,
+    got: Mutex<Vec<String>>,
 }
 
 impl Recording {
+    /// The names of what was read since the last time.
+    pub fn take_got(&self) -> Vec<String> {
+        std::mem::take(&mut *self.got.lock())
+    }
+
     pub fn told(&self) -> Vec<Told> {
         self.told.lock().clone()
     }
@@ -89,6 +100,7 @@ impl Blobs for Recording {
     }
 
     async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, BlobError> {
+        self.got.lock().push(name.to_owned());
         self.inner.get(name, range).await
     }
 
@@ -196,7 +208,7 @@ impl Site {
                 clock: clock.clone(),
                 ids: Arc::clone(&ids),
             };
-            let lineage = Lineage::load_or_make(dir.path(), &ids).unwrap();
+            let lineage = Lineage::load_or_make(dir.path(), &ids, clock.now()).unwrap();
             let backup = Backup::new(sources, blobs, "memory".to_owned(), lineage, options, &registry).unwrap();
             let handle = backup.start();
             (backup, handle)
@@ -284,19 +296,79 @@ impl Site {
         found
     }
 
-    /// Ends the process as a kill would, and returns its disk.
+    /// The file of a pack in a data directory.
+    pub fn pack(dir: &TempDir, pack: PackId) -> PathBuf {
+        crate::chunk::pack_path(&dir.path().join("packs"), pack)
+    }
+
+    /// Opens the store on this disk and closes it, as a command does that looks at one: nothing is committed.
+    pub async fn look(dir: &TempDir) {
+        let registry = prometheus::Registry::new();
+        let kv = RocksKv::open(rocks(dir.path(), true), &registry).await.unwrap();
+        kv.shutdown().await;
+    }
+
+    /// Ends the process as a kill would, and returns its disk as it stood then: closing a store commits and flushes.
     pub async fn kill(self) -> TempDir {
         let Self {
             dir, kv, store, backup, ..
         } = self;
-        if let Some((backup, handle)) = backup {
-            handle.kill().await;
+        let backup = match backup {
+            Some((backup, handle)) => {
+                handle.kill().await;
+                Some(backup)
+            }
+            None => None,
+        };
+        let from = dir.path().to_owned();
+        let left = tokio::task::spawn_blocking(move || as_it_stands(&from)).await.unwrap();
+        if let Some(backup) = backup {
             until_last(backup).await;
         }
         until_last(store).await;
         until_last(kv).await;
-        dir
+        left
     }
+}
+
+/// A copy of a directory, made while nothing in it changes.
+fn as_it_stands(from: &Path) -> TempDir {
+    loop {
+        let before = look_over(from);
+        let to = tempfile::tempdir().unwrap();
+        if copy(from, to.path()).is_ok() && look_over(from) == before {
+            return to;
+        }
+    }
+}
+
+/// All files with their lengths and times; files may go meanwhile.
+fn look_over(dir: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => found.extend(look_over(&path)),
+            Ok(metadata) => found.push((path, metadata.len(), metadata.modified().ok())),
+            Err(_) => found.push((path, 0, None)),
+        }
+    }
+    found.sort();
+    found
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let copied = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&copied)?;
+            copy(&entry.path(), &copied)?;
+        } else {
+            std::fs::copy(entry.path(), copied)?;
+        }
+    }
+    Ok(())
 }
 
 /// Drops what blocking work may hold a little longer, and which blocks itself.
@@ -313,16 +385,36 @@ async fn until_last<T: Send + Sync + 'static>(mut held: Arc<T>) {
 
 /// Restores to an empty directory.
 pub async fn try_restore(blobs: Arc<dyn Blobs>, wanted: Wanted) -> Result<(TempDir, Restored), RestoreError> {
+    let choice = Choice {
+        wanted,
+        ..Choice::default()
+    };
+    try_restore_of(blobs, choice, false).await
+}
+
+pub async fn try_restore_of(
+    blobs: Arc<dyn Blobs>,
+    choice: Choice,
+    lossy: bool,
+) -> Result<(TempDir, Restored), RestoreError> {
     let dir = tempfile::tempdir().unwrap();
+    let restored = restore_into(&dir, blobs, choice, lossy).await?;
+    Ok((dir, restored))
+}
+
+pub async fn restore_into(
+    dir: &TempDir,
+    blobs: Arc<dyn Blobs>,
+    choice: Choice,
+    lossy: bool,
+) -> Result<Restored, RestoreError> {
     let options = RestoreOptions {
         dir: dir.path().to_owned(),
         rocks: rocks(dir.path(), false),
-        store: None,
-        wanted,
-        lossy: false,
+        choice,
+        lossy,
     };
-    let restored = restore(blobs, options).await?;
-    Ok((dir, restored))
+    restore(blobs, options).await
 }
 
 /// What a restore brings back: its payloads, and the point.

@@ -16,7 +16,7 @@ const CHECKSUM_AT: usize = 56;
 
 /// Numbers, offsets and sequences stay below this, so that counting on never overflows. No log comes there: at a billion
 /// a second it takes a century.
-pub(super) const COUNTER_MAX: u64 = 1 << 62;
+pub const COUNTER_MAX: u64 = 1 << 62;
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;

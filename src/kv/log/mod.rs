@@ -20,6 +20,7 @@ mod writer;
 pub(super) use chain::follow;
 pub use chain::{Position, end_of};
 pub use file::{LogFault, LogStep};
+pub use frame::COUNTER_MAX;
 pub(super) use frame::{Effect, Effects, push_put};
 pub(super) use keeper::{Flushed, Keeper, LogFiles};
 pub(super) use recover::{Recovered, recover};

@@ -74,27 +74,28 @@ impl LogTail {
 
     /// Frames from `from` on: at least one, if one ends at or before log offset `to`, and more up to about `bytes_max`.
     /// `None`: nothing more is durable there. Blocks.
-    pub fn read(&self, from: Position, to: u64, bytes_max: usize) -> Result<Option<Stretch>, TailError> {
-        let Some((span, end)) = self.files.span_at(from.offset) else {
-            return broken(from.offset, "no file has it");
-        };
-        let begins = span.base + BLOCK_BYTES as u64;
-        if from.offset <= begins && (span.previous, span.first.0) != (from.checksum, from.sequence.0 + 1) {
-            return broken(from.offset, "the next file does not continue what is before it");
-        }
-        let start = from.offset.max(begins);
-        let end = end.min(to);
-        if start > end {
-            return if from.offset <= begins {
-                Ok(None)
-            } else {
-                broken(start, "it ends before")
+    pub fn read(&self, mut from: Position, to: u64, bytes_max: usize) -> Result<Option<Stretch>, TailError> {
+        loop {
+            let Some((span, end)) = self.files.span_at(from.offset) else {
+                return broken(from.offset, "no file has it");
             };
+            let begins = span.base + BLOCK_BYTES as u64;
+            if from.offset <= begins && (span.previous, span.first.0) != (from.checksum, from.sequence.0 + 1) {
+                return broken(from.offset, "the next file does not continue what is before it");
+            }
+            let start = from.offset.max(begins);
+            if start < end.min(to) {
+                return self.read_frames(&span, from, start..end.min(to), bytes_max).map(Some);
+            }
+            if start > end && from.offset > begins {
+                return broken(start, "it ends before");
+            }
+            if start > end || end >= to || from.offset == end {
+                return Ok(None);
+            }
+            // The file has a header and no frame, as an opening without a commit leaves it: the next one goes on.
+            from.offset = end;
         }
-        if start == end {
-            return Ok(None);
-        }
-        self.read_frames(&span, from, start..end, bytes_max).map(Some)
     }
 
     fn read_frames(

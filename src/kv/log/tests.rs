@@ -148,6 +148,38 @@ proptest! {
         prop_assert!(matches!(outcome, Err(LogError::Corrupt { offset, .. }) if offset <= at), "{:?}", outcome);
     }
 
+    /// What a backup gives back as a stretch may be anything.
+    #[test]
+    fn any_stretch_is_followed_or_refused(
+        noise in prop::collection::vec(any::<u8>(), 0..9000),
+        keeps in 0usize..3 * BLOCK_BYTES,
+        flip in any::<prop::sample::Index>(),
+        start in any::<u64>(),
+        from in (any::<u64>(), any::<u64>(), any::<u64>()),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let written = write(dir.path(), &Recovered::default(), &[(10, true), (5000, true)]);
+        let frames = std::fs::read(&written.tail.0).unwrap()[BLOCK_BYTES..4 * BLOCK_BYTES].to_vec();
+        let position = Position { offset: from.0, sequence: Sequence(from.1), checksum: from.2 };
+        let follow_all = |bytes: &mut Vec<u8>, start: u64, from: Position| {
+            let _ = end_of(bytes, start);
+            follow(bytes, start, from, &mut |effects, _| { effects.for_each(drop); Ok(()) })
+        };
+        let mut bytes = frames[..keeps].to_vec();
+        bytes.extend(&noise);
+        let _ = follow_all(&mut bytes, start, position);
+        let _ = follow_all(&mut noise.clone(), start, position);
+        let mut whole = frames.clone();
+        let first = Position { offset: BLOCK, ..Position::default() };
+        let is_followed = follow_all(&mut whole, BLOCK, first).is_ok();
+        prop_assert!(is_followed);
+        let mut flipped = frames.clone();
+        let at = flip.index(flipped.len());
+        flipped[at] ^= 0x10;
+        let is_refused = follow_all(&mut flipped, BLOCK, first).is_err();
+        prop_assert!(is_refused, "byte {}", at);
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic(
         mut bytes in prop::collection::vec(any::<u8>(), 0..9000),
@@ -298,4 +330,37 @@ fn a_reader_gets_all_that_is_durable_over_files_and_restarts_and_nothing_else() 
     let mut cut = tail.read(start, u64::MAX, BLOCK_BYTES).unwrap().unwrap();
     *cut.bytes.last_mut().unwrap() ^= 1;
     assert!(end_of(&mut cut.bytes, cut.start).is_err());
+}
+
+#[test]
+fn a_reader_goes_on_behind_files_without_a_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = files(dir.path());
+    let mut log = Log::begin(Arc::clone(&shared), &Recovered::default(), Sequence(0)).unwrap();
+    let start = LogTail::new(Arc::clone(&shared)).durable();
+    group(&mut log, 10);
+    log.sync().unwrap();
+    let position = LogTail::new(shared).durable();
+    drop(log);
+    let mut last = None;
+    for _ in 0..3 {
+        let mut found = recover(dir.path(), Sequence(1), &mut |_, _| Ok(())).unwrap();
+        let shared = files(dir.path());
+        shared.keep(std::mem::take(&mut found.spans));
+        let log = Log::begin(Arc::clone(&shared), &found, found.last).unwrap();
+        let tail = LogTail::new(shared);
+        tail.goes_on(position).unwrap();
+        assert_eq!(read_on(&tail, position).unwrap(), (vec![], position));
+        last = Some((log, tail));
+    }
+    let (mut log, tail) = last.unwrap();
+    group(&mut log, 10);
+    log.sync().unwrap();
+    assert_eq!(read_on(&tail, position).unwrap().0, [2]);
+    assert_eq!(read_on(&tail, start).unwrap().0, [1, 2]);
+    let other = Position {
+        checksum: 1,
+        ..position
+    };
+    assert!(matches!(tail.goes_on(other), Err(TailError::Broken { .. })));
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use rocksdb::{IteratorMode, ReadOptions};
-use tokio::sync::mpsc;
+use rocksdb::{IteratorMode, ReadOptions, Snapshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::RocksKv;
-use super::engine::{APPLIED, Database};
+use super::engine::{Database, Miss};
 use super::options::family_name;
+use super::snapshot::{on_one_moment, stopped};
 use crate::ids::Sequence;
 use crate::kv::log::push_put;
 use crate::kv::{Family, ReadError};
@@ -24,46 +25,33 @@ impl RocksKv {
     /// Begins to read all rows, in parts of about `part_bytes`. One part is read ahead.
     pub async fn dump(&self, part_bytes: usize) -> Result<Dump, ReadError> {
         let (parts, received) = mpsc::channel(1);
-        let (begun, begins) = tokio::sync::oneshot::channel();
-        let database = Arc::clone(&self.database);
-        // Ends by itself once nobody receives any more.
-        drop(tokio::task::spawn_blocking(move || {
-            let mut begun = Some(begun);
-            let begin = |sequence| begun.take().is_some_and(|begun| begun.send(Ok(sequence)).is_ok());
-            let read = read_all(&database, part_bytes, begin, &mut |part| {
-                parts.blocking_send(Ok(part)).is_ok()
-            });
-            if let Err(error) = read {
-                let error = ReadError::Unavailable(error.into_string());
-                match begun {
-                    Some(begun) => drop(begun.send(Err(error))),
-                    None => drop(parts.blocking_send(Err(error))),
-                }
+        let (begun, begins) = oneshot::channel();
+        on_one_moment(Arc::clone(&self.database), move |database, snapshot| {
+            let sequence = database.applied_at(snapshot);
+            let is_begun = sequence.is_ok();
+            // Who wanted it may be gone, now or later.
+            if begun.send(sequence).is_err() || !is_begun {
+                return;
             }
-        }));
-        let stopped = |_| ReadError::Unavailable("the store is shutting down".to_owned());
+            let mut part = |rows| parts.blocking_send(Ok(rows)).is_ok();
+            if let Err(miss) = read_all(database, snapshot, part_bytes, &mut part) {
+                drop(parts.blocking_send(Err(miss.into())));
+            }
+        });
         Ok(Dump {
-            sequence: begins.await.map_err(stopped)??,
+            sequence: begins.await.map_err(|_| stopped())??,
             parts: received,
         })
     }
 }
 
-/// Gives the snapshot's sequence to `begin`, then all rows to `part`, as long as they want more.
+/// Gives all rows to `part`, as long as it wants more.
 fn read_all(
     database: &Database,
+    snapshot: &Snapshot<'_>,
     part_bytes: usize,
-    begin: impl FnOnce(Sequence) -> bool,
     part: &mut dyn FnMut(Vec<u8>) -> bool,
-) -> Result<(), rocksdb::Error> {
-    let snapshot = database.db.snapshot();
-    let applied = snapshot.get(APPLIED)?;
-    let applied = applied
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u64::from_le_bytes);
-    if !begin(Sequence(applied)) {
-        return Ok(());
-    }
+) -> Result<(), Miss> {
     let mut rows = Vec::new();
     for family in Family::ALL {
         let Some(handle) = database.db.cf_handle(family_name(family)) else {

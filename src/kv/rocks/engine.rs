@@ -21,7 +21,7 @@ use crate::limits::SCAN_ROWS_MAX;
 
 /// In the default column family: the sequence up to which everything is applied, as a little-endian `u64`. Written by
 /// every batch, so that what a flush leaves says how far it goes.
-pub(super) const APPLIED: &[u8] = b"applied_seq";
+const APPLIED: &[u8] = b"applied_seq";
 /// Bytes of the version before a row's bytes.
 const VERSION_BYTES: usize = 8;
 /// How long a commit waits for room on a full disk.
@@ -218,6 +218,13 @@ impl Database {
     /// The sequence up to which everything is applied.
     pub fn applied(&self) -> Result<Sequence, rocksdb::Error> {
         self.applied_as(&ReadOptions::default())
+    }
+
+    /// As `applied`, of a snapshot.
+    pub fn applied_at(&self, snapshot: &Snapshot<'_>) -> Result<Sequence, Miss> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(snapshot);
+        Ok(self.applied_as(&options)?)
     }
 
     fn applied_as(&self, options: &ReadOptions) -> Result<Sequence, rocksdb::Error> {

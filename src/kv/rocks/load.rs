@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::OpenError;
 use super::engine::Database;
 use super::options::RocksOptions;
 use crate::blob::local::sync_dir;
@@ -12,12 +13,8 @@ use crate::kv::metrics::KvMetrics;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("RocksDB: {0}")]
-    Rocks(#[from] rocksdb::Error),
-    #[error("the metadata store's files: {0}")]
-    Io(#[from] std::io::Error),
     #[error(transparent)]
-    Metrics(#[from] prometheus::Error),
+    Open(#[from] OpenError),
     /// What was kept does not fit together.
     #[error("{0}")]
     Malformed(String),
@@ -39,11 +36,11 @@ impl Loader {
         for name in ["db", "log"] {
             match std::fs::create_dir(options.dir.join(name)) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(LoadError::NotEmpty),
-                made => made?,
+                made => made.map_err(OpenError::from)?,
             }
         }
-        sync_dir(&options.dir)?;
-        let database = Database::open(&options)?;
+        sync_dir(&options.dir).map_err(OpenError::from)?;
+        let database = Database::open(&options).map_err(OpenError::from)?;
         Ok(Self {
             options,
             database,
@@ -81,6 +78,10 @@ impl Loader {
     pub fn finish(self) -> Result<(), LoadError> {
         // Also where there was no row at all, the store says how far it is.
         self.rows(&[])?;
+        Ok(self.begin_log()?)
+    }
+
+    fn begin_log(self) -> Result<(), OpenError> {
         self.database.flush()?;
         let metrics = Arc::new(KvMetrics::new(&prometheus::Registry::new())?);
         let log = self.options.dir.join("log");

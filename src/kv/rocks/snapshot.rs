@@ -17,6 +17,14 @@ use crate::kv::{CommitError, Kv, Mutation, ReadError, Row, Scan, Value};
 
 type Job = Box<dyn FnOnce(&Database, &Snapshot<'_>) + Send>;
 
+/// Gives `work` the store as of now, on a thread where it may block. Who wants an answer sends it.
+pub(super) fn on_one_moment(database: Arc<Database>, work: impl FnOnce(&Database, &Snapshot<'_>) + Send + 'static) {
+    // It ends by itself, with who it answers.
+    drop(tokio::task::spawn_blocking(move || {
+        database.at_one_moment(|snapshot| work(&database, snapshot));
+    }));
+}
+
 pub(super) struct View {
     jobs: mpsc::Sender<Job>,
 }
@@ -25,14 +33,12 @@ impl View {
     pub async fn open(database: Arc<Database>) -> Result<Self, ReadError> {
         let (jobs, asked) = mpsc::channel::<Job>();
         let (taken, is_taken) = oneshot::channel();
-        tokio::task::spawn_blocking(move || {
-            database.at_one_moment(|snapshot| {
-                // Who opened it may be gone.
-                let _ = taken.send(());
-                while let Ok(job) = asked.recv() {
-                    job(&database, snapshot);
-                }
-            });
+        on_one_moment(database, move |database, snapshot| {
+            // Who opened it may be gone.
+            let _ = taken.send(());
+            while let Ok(job) = asked.recv() {
+                job(database, snapshot);
+            }
         });
         is_taken.await.map_err(|_| stopped())?;
         Ok(Self { jobs })
@@ -52,7 +58,7 @@ impl View {
     }
 }
 
-fn stopped() -> ReadError {
+pub(super) fn stopped() -> ReadError {
     ReadError::Unavailable("the store is shutting down".to_owned())
 }
 

@@ -74,6 +74,7 @@ pub async fn run(arguments: &Fill) -> Result<String, Failure> {
         BufferPool::new(BUFFER_POOL_BYTES),
         &Registry::new(),
         &Nothing,
+        None,
     )?;
     let mut filler = Filler {
         kv: open(options(&arguments.data)).await?,
