@@ -120,12 +120,14 @@ async fn no_point_wants_a_pack_that_was_deleted_before_it_arrived() {
     for seed in 30..42 {
         site.put(seed).await;
     }
-    // The log is looked at meanwhile, when nothing is deleted yet.
+    // A moment of its own, at which the log is looked at and nothing is deleted yet.
+    site.hand.advance_ms(2_000);
+    site.put(42).await;
     tokio::time::sleep(Duration::from_millis(700)).await;
     let between = site.clock.now();
     site.hand.advance_ms(10_000);
     let (before, _) = site.store.pack_files();
-    for seed in 30..42 {
+    for seed in 30..43 {
         site.delete(seed).await;
     }
     site.collect().await;
@@ -139,7 +141,7 @@ async fn no_point_wants_a_pack_that_was_deleted_before_it_arrived() {
     assert_eq!(restored(shared(), Wanted::Last).await.0, [0, 1]);
     // What had been put then may be there as far as it had arrived, and is whole.
     let (items, _) = restored(shared(), Wanted::At(between)).await;
-    let wanted: Vec<u64> = std::iter::once(0).chain(30..42).take(items.len()).collect();
+    let wanted: Vec<u64> = std::iter::once(0).chain(30..43).take(items.len()).collect();
     assert_eq!(items, wanted);
 }
 
