@@ -112,7 +112,7 @@ async fn a_cloud_that_does_not_answer_holds_the_backup_up_and_loses_nothing() {
     let first = site.put(0).await;
     site.shipped(first).await;
     // The put is done, and then nothing is given.
-    cloud.script(Call::Get, [BlobFault::Unavailable; 2]);
+    cloud.script(Call::Get, [BlobFault::Unavailable; 5]);
     let last = site.put(1).await;
     let (handle, _) = site.backup.as_ref().unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -36,6 +36,7 @@ pub fn cloud_options(place: &Place, dir: &Path) -> CloudOptions {
     let mut options = CloudOptions::new(blobs, "memory".to_owned(), dir.join("cache"), 0);
     options.timeout = Duration::from_millis(400);
     options.put_within = Duration::from_secs(5);
+    options.again_within = Duration::ZERO;
     options.hedge_min = Duration::from_millis(5);
     options.late = Duration::ZERO;
     options
@@ -476,4 +477,24 @@ async fn the_place_of_another_store_or_no_place_at_all_is_refused() {
         none.map(drop),
         Err(OpenError::Packs(PacksError::NoCloud { packs: 1 }))
     ));
+}
+
+/// A failure that passes is nobody's but the place's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_fail_for_a_moment_are_made_again() {
+    let place = place();
+    let fixture = fixture_with(&place, 0).await;
+    let put = put_some(&fixture, 1).await;
+    let (dir, kv) = (TempDir::new().unwrap(), Arc::clone(&fixture.kv));
+    let mut cloud = cloud_options(&place, dir.path());
+    cloud.again_within = Duration::from_secs(5);
+    let store = open(&kv, dir.path(), Some(cloud), None).await.unwrap();
+    place.script(
+        Call::Get,
+        [BlobFault::Pass, BlobFault::Unavailable, BlobFault::Unavailable],
+    );
+    assert!(super::harness::read(&store, put[0].0, 0..50).await.unwrap() == put[0].1[..50]);
+    place.script(Call::Get, [BlobFault::Unavailable]);
+    let read = super::harness::read(&fixture.store, put[0].0, 0..50).await;
+    assert!(matches!(&read, Err(ReadError::Pack(error)) if error.is_unreachable()));
 }

@@ -95,6 +95,10 @@ fn stopped() -> BlobError {
 impl Cloud {
     /// A range of a pack. A slow read is asked for once more, and the first good answer counts.
     pub async fn get(&self, pack: PackId, range: Range<u64>) -> Result<Bytes, BlobError> {
+        self.again(|| self.get_once(pack, range.clone())).await
+    }
+
+    async fn get_once(&self, pack: PackId, range: Range<u64>) -> Result<Bytes, BlobError> {
         self.owned().await?;
         // The semaphore is never closed.
         let _place = self.gets.acquire().await.ok();
@@ -230,7 +234,8 @@ impl Cloud {
         self.owned().await?;
         let (mut found, mut after) = (BTreeMap::new(), None::<String>);
         loop {
-            let page = self.in_time(self.options.blobs.list(FOLDER, after.as_deref())).await?;
+            let list = || self.in_time(self.options.blobs.list(FOLDER, after.as_deref()));
+            let page = self.again(list).await?;
             let is_last = page.len() < LIST_PAGE_MAX;
             after = page.last().map(|blob| blob.name.clone());
             found.extend(page.into_iter().filter_map(|blob| {

@@ -5,12 +5,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::blob::{BlobError, Blobs};
 use crate::chunk::pack::ClaimsError;
@@ -42,6 +42,10 @@ const GETS_MAX: usize = 64;
 /// Second requests of slow reads at the same time.
 const HEDGES_MAX: usize = 8;
 
+/// Between two tries of a call.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// See [`CloudOptions::late`].
 pub const LATE: Duration = Duration::from_secs(15 * 60);
 
@@ -59,6 +63,8 @@ pub struct CloudOptions {
     pub timeout: Duration,
     /// No further try of a failed put begins later than this.
     pub put_within: Duration,
+    /// No further try of another call that failed begins later than this.
+    pub again_within: Duration,
     /// A read is slow after this, and later if most are.
     pub hedge_min: Duration,
     /// How long after its end a put that failed may still happen, at the most.
@@ -75,6 +81,7 @@ impl CloudOptions {
             cache_bytes,
             timeout: Duration::from_secs(150),
             put_within: Duration::from_secs(20),
+            again_within: Duration::from_secs(10),
             hedge_min: Duration::from_millis(50),
             late: LATE,
         }
@@ -177,8 +184,30 @@ impl Cloud {
 
     /// Removes a pack's blob. One that is not there is removed already.
     pub async fn remove(&self, pack: PackId) -> Result<(), BlobError> {
-        self.owned().await?;
-        self.in_time(self.options.blobs.delete(&name(pack))).await
+        let name = name(pack);
+        let remove = || async {
+            self.owned().await?;
+            self.in_time(self.options.blobs.delete(&name)).await
+        };
+        self.again(remove).await
+    }
+
+    /// Makes a call once more while its failure may pass. For calls that may be made twice.
+    async fn again<T, Call>(&self, call: impl Fn() -> Call) -> Result<T, BlobError>
+    where
+        Call: Future<Output = Result<T, BlobError>>,
+    {
+        let (began, mut pause) = (Instant::now(), PAUSE_MIN);
+        loop {
+            match call().await {
+                Err(BlobError::Unavailable(reason)) if began.elapsed() + pause < self.options.again_within => {
+                    tracing::debug!(place = self.options.shown, reason, "a call to the cloud is made again");
+                }
+                done => return done,
+            }
+            sleep(pause).await;
+            pause = (2 * pause).min(PAUSE_MAX);
+        }
     }
 
     async fn in_time<T>(&self, call: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
