@@ -14,6 +14,7 @@ mod index;
 pub mod md5;
 mod metrics;
 mod migrate;
+mod offload;
 mod owners;
 pub mod pack;
 mod packs;

@@ -62,7 +62,7 @@ impl PackSet {
             there = start.packs.clone();
             twice.extend(start.twice.iter().copied());
             runtime = Some(start.runtime.clone());
-            cloud = Some(owned(Cloud::open(start, registry)?, runtime.as_ref())?);
+            cloud = Some(Cloud::open(start, registry)?);
         }
         cloud::remove_partial(dir).map_err(|error| OpenError::Io {
             path: dir.to_path_buf(),
@@ -108,6 +108,19 @@ impl PackSet {
             })?);
         }
         Ok(set)
+    }
+
+    /// Fails if it is sure that the place in the cloud is not this store's. One that does not answer is asked again by who
+    /// needs it.
+    pub async fn check_owner(&self) -> Result<(), OpenError> {
+        let Some(cloud) = &self.shared.cloud else { return Ok(()) };
+        match cloud.owned().await {
+            Err(error @ BlobError::Unavailable(_)) => {
+                tracing::warn!(%error, "the cloud does not answer: what is only there cannot be read now");
+                Ok(())
+            }
+            asked => asked.map_err(OpenError::Cloud),
+        }
     }
 
     /// What `open` had to repair.
@@ -205,10 +218,8 @@ impl PackSet {
             let _held = lease;
             read_entries(&shared, id).map(Arc::from)
         };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| failed(io::Error::other(error)))?
-            .map_err(failed)
+        let read = self.shared.options.offload.run(read).await;
+        read.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
     }
 
     /// Whether the pack is there and was not found damaged.
@@ -229,7 +240,7 @@ impl PackSet {
             Some((info.id, length.min(info.bytes)))
         };
         let ask = move || packs.into_iter().filter_map(length).collect();
-        let mut found: BTreeMap<_, _> = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+        let mut found: BTreeMap<_, _> = self.shared.options.offload.run(ask).await.unwrap_or_default();
         if let Some(cloud) = &self.shared.cloud {
             found.extend(cloud::lengths(&self.shared, cloud).await);
         }
@@ -247,7 +258,7 @@ impl PackSet {
             info.backend == Backend::Local && info.state == PackState::Sealed && !matches!(read(), Ok(Some(_)))
         };
         let ask = move || packs.into_iter().filter(is_damaged).map(|info| info.id).collect();
-        let mut damaged: Vec<PackId> = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+        let mut damaged: Vec<PackId> = self.shared.options.offload.run(ask).await.unwrap_or_default();
         if let Some(cloud) = &self.shared.cloud {
             damaged.extend(cloud::damaged_footers(&self.shared, cloud).await);
         }
@@ -305,8 +316,8 @@ impl PackSet {
             *gone = true;
             Ok(())
         };
-        tokio::task::spawn_blocking(remove)
-            .await
+        let removed = self.shared.options.offload.run(remove).await;
+        removed
             .map_err(|error| failed(io::Error::other(error)))?
             .map_err(failed)
     }
@@ -416,18 +427,6 @@ fn tell(repair: &Recovered, metrics: &PackMetrics) {
             tracing::error!(%pack, records, lost_bytes = repair.lost_bytes, damaged = repair.damaged.len(), chunks = chunks.join(" "),
                 "a pack is damaged: it lacks records that were durable; its file is left as it is");
         }
-    }
-}
-
-/// The cloud, unless it is sure that its place is not this store's. One that does not answer is asked again later.
-fn owned(cloud: Cloud, runtime: Option<&tokio::runtime::Handle>) -> Result<Cloud, OpenError> {
-    match runtime.map(|runtime| runtime.block_on(cloud.owned())) {
-        Some(Err(error @ BlobError::Unavailable(_))) => {
-            tracing::warn!(%error, "the cloud does not answer: what is only there cannot be read now");
-            Ok(cloud)
-        }
-        Some(Err(error)) => Err(OpenError::Cloud(error)),
-        Some(Ok(())) | None => Ok(cloud),
     }
 }
 

@@ -6,12 +6,11 @@ use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Cloud, FOLDER, name};
 use crate::blob::local::{ReadFile, remove_file};
@@ -182,7 +181,7 @@ pub async fn records(shared: &Shared, cloud: &Cloud, pack: PackId, bytes: u64) -
     shared.metrics.damaged.inc();
     let whole = cloud.whole(pack, bytes).await.map_err(failed)?;
     let path = shared.dir.join(format!("{pack}.scan"));
-    let scanned = tokio::task::spawn_blocking(move || {
+    let scanned = shared.options.offload.run(move || {
         fs::write(&path, &whole)?;
         let found = ReadFile::open(&path, false).and_then(|file| scan(&file, pack, bytes - TRAILER_BYTES as u64));
         remove_file(&path)?;
