@@ -151,12 +151,15 @@ impl Cloud {
     pub async fn owned(&self) -> Result<(), BlobError> {
         let blobs = &self.options.blobs;
         let ask = || async {
+            let mark = Bytes::from(self.store.clone());
             let other = |what: &str| BlobError::Refused(format!("{} {what}", self.options.shown));
             match blobs.get(OWNER, None).await {
                 Ok(found) if found == self.store => Ok(()),
+                // What a put that failed left of it. Whoever's it was, no pack was put before it was whole.
+                Ok(found) if self.store.as_bytes().starts_with(&found) => blobs.put(OWNER, mark).await,
                 Ok(_) => Err(other("belongs to another store")),
                 Err(BlobError::NotFound) if self.had_packs => Err(other("does not have this store's packs")),
-                Err(BlobError::NotFound) => blobs.put(OWNER, Bytes::from(self.store.clone())).await,
+                Err(BlobError::NotFound) => blobs.put(OWNER, mark).await,
                 Err(error) => Err(error),
             }
         };
