@@ -156,6 +156,25 @@ async fn a_mark_that_was_put_in_part_does_not_lock_its_store_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_hangs_holds_up_neither_the_start_nor_who_deletes_nor_who_compares() {
+    let place = place();
+    let fixture = fixture_with(&place, 0).await;
+    let put = put_some(&fixture, 2).await;
+    place.script(Call::Get, [BlobFault::Hang]);
+    let cloud = cloud_options(&place, fixture.dir.path());
+    let fixture = again(fixture, Some(cloud)).await.unwrap();
+    all_read(&fixture, &put).await;
+    place.script(Call::List, [BlobFault::Hang]);
+    fixture.check().await;
+    place.script(Call::Delete, [BlobFault::Hang]);
+    let pack = fixture.store.packs.packs()[0].id;
+    assert!(matches!(
+        fixture.store.packs.delete(pack).await,
+        Err(PackError::Io { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_that_failed_is_made_again_under_another_name_and_what_it_left_is_taken_back() {
     let place = place();
     let fixture = fixture_with(&place, 0).await;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{Cloud, FOLDER, name};
 use crate::blob::local::{ReadFile, remove_file};
@@ -100,9 +100,7 @@ impl Cloud {
         // The semaphore is never closed.
         let _place = self.gets.acquire().await.ok();
         let (begun, wanted) = (Instant::now(), range.end - range.start);
-        let read = timeout(self.options.timeout, self.hedged(&name(pack), range)).await;
-        let read = read.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())));
-        let read = read.and_then(|bytes| {
+        let read = self.in_time(self.hedged(&name(pack), range)).await.and_then(|bytes| {
             // A server that cuts what it gives short, and says that it is all.
             let is_whole = bytes.len() as u64 == wanted;
             let cut = || BlobError::Unavailable("the answer was cut off".to_owned());
@@ -224,7 +222,7 @@ impl Cloud {
         self.owned().await?;
         let (mut found, mut after) = (BTreeMap::new(), None::<String>);
         loop {
-            let page = self.options.blobs.list(FOLDER, after.as_deref()).await?;
+            let page = self.in_time(self.options.blobs.list(FOLDER, after.as_deref())).await?;
             let is_last = page.len() < LIST_PAGE_MAX;
             after = page.last().map(|blob| blob.name.clone());
             found.extend(page.into_iter().filter_map(|blob| {

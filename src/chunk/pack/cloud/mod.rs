@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::timeout;
 
 use crate::blob::{BlobError, Blobs};
 use crate::chunk::pack::ClaimsError;
@@ -50,7 +51,7 @@ pub struct CloudOptions {
     pub cache_dir: PathBuf,
     /// 0: no cache.
     pub cache_bytes: u64,
-    /// What one put or get may take at the most.
+    /// What one call may take at the most.
     pub timeout: Duration,
     /// No further try of a failed put begins later than this.
     pub put_within: Duration,
@@ -153,23 +154,29 @@ impl Cloud {
         let ask = || async {
             let mark = Bytes::from(self.store.clone());
             let other = |what: &str| BlobError::Refused(format!("{} {what}", self.options.shown));
-            match blobs.get(OWNER, None).await {
+            match self.in_time(blobs.get(OWNER, None)).await {
                 Ok(found) if found == self.store => Ok(()),
                 // What a put that failed left of it. Whoever's it was, no pack was put before it was whole.
-                Ok(found) if self.store.as_bytes().starts_with(&found) => blobs.put(OWNER, mark).await,
+                Ok(found) if self.store.as_bytes().starts_with(&found) => self.in_time(blobs.put(OWNER, mark)).await,
                 Ok(_) => Err(other("belongs to another store")),
                 Err(BlobError::NotFound) if self.had_packs => Err(other("does not have this store's packs")),
-                Err(BlobError::NotFound) => blobs.put(OWNER, mark).await,
+                Err(BlobError::NotFound) => self.in_time(blobs.put(OWNER, mark)).await,
                 Err(error) => Err(error),
             }
         };
         self.owned.get_or_try_init(ask).await.map(drop)
     }
 
+    /// What a call answers in the time that it may take: a place that hangs is one that cannot be reached.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
+        let answered = timeout(self.options.timeout, call).await;
+        answered.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())))
+    }
+
     /// Removes a pack's blob. One that is not there is removed already.
     pub async fn remove(&self, pack: PackId) -> Result<(), BlobError> {
         self.owned().await?;
-        self.options.blobs.delete(&name(pack)).await
+        self.in_time(self.options.blobs.delete(&name(pack))).await
     }
 }
 

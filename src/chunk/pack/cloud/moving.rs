@@ -10,7 +10,6 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::{Cloud, name, told};
-use crate::blob::BlobError;
 use crate::blob::local::{ReadFile, create_dir_synced, remove_file, sync_dir};
 use crate::chunk::pack::ReadError;
 use crate::chunk::pack::shared::Shared;
@@ -36,9 +35,9 @@ pub async fn copy(shared: &Arc<Shared>, cloud: &Cloud, pack: PackId, bytes: u64,
             let whole = Bytes::from(whole.flatten().map_err(failed(pack))?);
             let sum = blake3::hash(&whole);
             cloud.owned().await.map_err(wrong)?;
-            let put = tokio::time::timeout(cloud.options.timeout, cloud.options.blobs.put(&name(pack), whole)).await;
-            put.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())))
-                .map_err(wrong)?;
+            let name = name(pack);
+            let put = cloud.in_time(cloud.options.blobs.put(&name, whole));
+            put.await.map_err(wrong)?;
             let mut back = blake3::Hasher::new();
             for piece in pieces(bytes) {
                 back.update(&cloud.get(pack, piece).await.map_err(wrong)?);

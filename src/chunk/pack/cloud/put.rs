@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{Cloud, name};
 use crate::blob::BlobError;
@@ -209,8 +209,8 @@ async fn named(shared: &Shared, cloud: &Cloud, id: crate::ids::PackId, pack: Vec
     let pending = cloud.ledger.pending(id, length).await;
     pending.map_err(|error| BlobError::Unavailable(error.to_string()))?;
     let begun = Instant::now();
-    let put = timeout(cloud.options.timeout, cloud.options.blobs.put(&name(id), pack.into())).await;
-    put.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())))?;
+    let name = name(id);
+    cloud.in_time(cloud.options.blobs.put(&name, pack.into())).await?;
     cloud.metrics.put_seconds.observe(begun.elapsed().as_secs_f64());
     cloud.metrics.put_bytes.inc_by(length);
     let pack = Pack::new(id, PackState::Sealed, length, Backend::Cloud);
