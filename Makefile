@@ -8,6 +8,10 @@ CARGO_FLAGS := --workspace --release --locked --ignore-rust-version
 DATA ?= $(CURDIR)/cairn-data
 KILLS ?= 100
 S3_TESTS ?=
+# Of `make simulate`: how many, from which one on; or one alone, with all that happened in it.
+SEEDS ?= 10000
+FIRST ?= 0
+SEED ?=
 TODAY = $(shell date +%F)
 PYTHON ?= python3
 # Of `make bench`; see tools/README.md.
@@ -19,7 +23,7 @@ BENCH_FLAGS ?=
 
 BUILD_PACKAGES := build-essential clang libclang-dev cmake pkg-config curl ca-certificates
 
-.PHONY: run build test bench torture conformance deps clients clean
+.PHONY: run build test bench torture simulate conformance deps clients clean
 
 run: build
 	bin/cairn serve --data "$(DATA)"
@@ -46,6 +50,10 @@ bench: build
 
 torture: build
 	tools/torture.sh $(KILLS) 1000 100 all
+
+simulate: deps
+	cargo build $(CARGO_FLAGS) --bin simulate
+	"$(CARGO_TARGET_DIR)/release/simulate" $(if $(SEED),--seed $(SEED),--first $(FIRST) --seeds $(SEEDS))
 
 # S3_TESTS=DIR names a checkout of ceph/s3-tests. The result is kept, dated, to be committed.
 conformance: build
