@@ -8,10 +8,6 @@ CARGO_FLAGS := --workspace --release --locked --ignore-rust-version
 DATA ?= $(CURDIR)/cairn-data
 KILLS ?= 100
 S3_TESTS ?=
-# Of `make simulate`: how many, from which one on; or one alone, with all that happened in it.
-SEEDS ?= 10000
-FIRST ?= 0
-SEED ?=
 TODAY = $(shell date +%F)
 PYTHON ?= python3
 # Of `make bench`; see tools/README.md.
@@ -20,10 +16,16 @@ AGAINST ?=
 MINIO ?=
 JSON ?=
 BENCH_FLAGS ?=
+# Of `make scale`.
+CHUNKS ?= 5000000
+# Of `make simulate`: how many, from which one on; or one alone, with all that happened in it.
+SEEDS ?= 10000
+FIRST ?= 0
+SEED ?=
 
 BUILD_PACKAGES := build-essential clang libclang-dev cmake pkg-config curl ca-certificates
 
-.PHONY: run build test bench torture simulate conformance deps clients clean
+.PHONY: run build test bench space scale torture simulate conformance deps clients clean
 
 run: build
 	bin/cairn serve --data "$(DATA)"
@@ -47,6 +49,14 @@ bench: build
 	cargo build $(CARGO_FLAGS) --bin load
 	@install -m 755 "$(CARGO_TARGET_DIR)/release/load" bin/load
 	SECONDS_EACH=$(SECONDS) AGAINST=$(AGAINST) MINIO=$(MINIO) JSON=$(JSON) $(PYTHON) tools/bench/bench $(BENCH_FLAGS)
+
+space: build
+	JSON=$(JSON) $(PYTHON) tools/space/compare
+
+scale: build
+	cargo build $(CARGO_FLAGS) --bin scale
+	@install -m 755 "$(CARGO_TARGET_DIR)/release/scale" bin/scale
+	JSON=$(JSON) $(PYTHON) tools/scale/measure --chunks $(CHUNKS)
 
 torture: build
 	tools/torture.sh $(KILLS) 1000 100 all

@@ -23,10 +23,10 @@ impl Timestamp {
 }
 
 /// Where the time comes from: the machine, or a test's hand.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Clock(Source);
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Source {
     System,
     Manual(Arc<AtomicU64>),
@@ -55,7 +55,7 @@ impl Clock {
 }
 
 /// Moves a manual clock.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ClockHand(Arc<AtomicU64>);
 
 impl ClockHand {

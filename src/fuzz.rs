@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use crate::chunk::codec::{Codec, Codecs, Compression, Hint};
 use crate::chunk::pack::fuzz::pack;
 use crate::chunk::record::{HEADER_BYTES, RECORD_RAW_BYTES_MAX, RecordHeader, crc32c};
-use crate::config::{Config, units};
+use crate::config::{Config, MasterKeySource, units};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::{BucketId, Sequence};
 use crate::kv::Counter;
@@ -20,8 +20,10 @@ use crate::kv::log::fuzz::kv_log;
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::meta::chunk::ChunkRow;
+use crate::meta::collector::CollectorRow;
 use crate::meta::data::{DataRow, GarbageRow};
 use crate::meta::domain::DomainRow;
+use crate::meta::encryption::EncryptionRow;
 use crate::meta::object::{OBJECT_RECORD_BYTES_MAX, ObjectHead, ObjectRecord, decode_headers, encode_headers};
 use crate::meta::pack::PackRow;
 use crate::meta::record::Malformed;
@@ -32,7 +34,7 @@ use crate::meta::upload::{CompletedRecord, ManifestPage, PartRecord, Sweep, Uplo
 use crate::object::headers::{from_fields, to_fields};
 use crate::s3::fuzz::{s3_access, s3_checksum, s3_convert, s3_hoisted, s3_host, s3_token};
 use crate::script::{Script, text};
-use crate::server::{reply, root_key};
+use crate::server::{keyring, reply, root_key};
 use crate::telemetry::{self, Operation};
 
 /// Panics when the parser breaks a promise.
@@ -60,6 +62,8 @@ pub const TARGETS: &[(&str, Target)] = &[
 /// Stands in the secret's place of a file; no message may repeat it.
 const SECRET: &str = "hunter2hunter2";
 const SECRET_NUMBER: &str = "7351927351";
+/// A master key.
+const KEY: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
 
 /// A method, a path, a query, then the name of a header.
 pub fn operation(data: &[u8]) {
@@ -190,7 +194,7 @@ pub fn config(data: &[u8]) {
         std::fs::write(scratch.path(), bytes).unwrap_or_else(|error| panic!("{error}"));
         Config::load_from(Some(scratch.path()), variables.into_iter(), BTreeMap::new())
     };
-    let keys = format!("\n[root]\naccess_key = 'AAA'\nsecret_key = '{SECRET}'\n");
+    let keys = format!("\n[root]\naccess_key = 'AAA'\nsecret_key = '{SECRET}'\n[encryption]\nkey = '{SECRET}'\n");
     let with_secret = [file.as_slice(), keys.as_bytes()].concat();
     let may_show = text(data).contains(SECRET);
     match load(&with_secret, variables.clone()) {
@@ -200,7 +204,8 @@ pub fn config(data: &[u8]) {
     let Ok((config, values)) = load(&file, variables) else {
         return;
     };
-    if config.root.is_none() {
+    let hides = matches!(config.encryption, Some(MasterKeySource::Text(_)));
+    if config.root.is_none() && !hides {
         let shown = values.to_toml();
         match load(shown.as_bytes(), Vec::new()) {
             Ok((again, _)) => assert_eq!(format!("{again:?}"), format!("{config:?}"), "{shown}"),
@@ -235,6 +240,19 @@ pub fn operator(data: &[u8]) {
             "{message}"
         );
     }
+    for file in [
+        format!("{text}\n{SECRET}"),
+        format!("{SECRET}{text}"),
+        format!("{text}{KEY},"),
+    ] {
+        match keyring::parse(&file) {
+            Ok(keys) => assert!(!format!("{keys:?}").contains(KEY) && keys.ids().count() <= limits::MASTER_KEYS_MAX),
+            Err(error) => {
+                let told = error.to_string();
+                assert!(!told.contains(SECRET) && !told.contains(KEY), "{told}");
+            }
+        }
+    }
     if let Some((_, body)) = crate::cli::admin::split(&text) {
         assert!(body.len() < text.len());
     }
@@ -265,8 +283,13 @@ pub fn meta_records(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     let bytes = Bytes::copy_from_slice(rest);
     // Kinds that came later take single numbers, so that the corpus keeps its meaning.
-    if *kind == b's' {
-        return drop(stable(&bytes, ScrubRow::decode, ScrubRow::encode));
+    match kind {
+        b's' => return drop(stable(&bytes, ScrubRow::decode, ScrubRow::encode)),
+        b'e' => return drop(stable(&bytes, EncryptionRow::decode, EncryptionRow::encode)),
+        _ => {}
+    }
+    if *kind == b'c' {
+        return drop(stable(&bytes, CollectorRow::decode, CollectorRow::encode));
     }
     match kind % 17 {
         0 => drop(stable(
@@ -353,6 +376,10 @@ pub fn chunk_record(data: &[u8]) {
                 .iter_mut()
                 .zip(b"CrnR\x01\0\x80\0\0\0\0\0")
                 .for_each(|(to, from)| *to = *from);
+            // Every other one says that it is encrypted.
+            if let ([_, _, _, _, _, _, _, _, features, _, _, _, _, cipher, ..], true) = (&mut sealed, kind % 8 == 5) {
+                (*features, *cipher) = (1, 1);
+            }
             if let Some((body, crc)) = sealed.split_last_chunk_mut::<4>() {
                 *crc = crc32c(body).to_le_bytes();
             }

@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod admin;
+pub mod backup;
 pub mod blob;
 pub mod chunk;
 pub mod cli;

@@ -75,6 +75,10 @@ pub const WINDOW_BYTES_MIN: usize = MIB;
 pub const WINDOW_CHUNKS_MAX: usize = 128;
 /// Windows of one upload that are being stored at the same time.
 pub const WINDOWS_IN_FLIGHT: usize = 2;
+/// Keys of a keyring, old ones included.
+pub const MASTER_KEYS_MAX: usize = 64;
+/// Bytes of a keyring file.
+pub const KEYRING_BYTES_MAX: usize = 64 * KIB;
 /// Bytes of plaintext windows and read extents in memory, over all requests.
 pub const BUFFER_POOL_BYTES: usize = 64 * MIB;
 /// How long a request waits for such memory before it is answered 503 SlowDown.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::usage::human;
-use crate::object::CheckReport as Found;
+use crate::object::{CheckReport as Found, Progress};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
@@ -22,6 +23,24 @@ pub struct CheckReport {
     pub found: Found,
 }
 
+/// A line of the answer to who asks the gateway for a check. The last one is the report or the error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckLine {
+    Progress(Progress),
+    Report(Box<CheckReport>),
+    /// Why the check could not be made.
+    Error(String),
+}
+
+impl CheckLine {
+    pub fn encode(&self) -> Bytes {
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line.into()
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repaired {
     pub chunks: u64,
@@ -34,12 +53,30 @@ impl fmt::Display for CheckReport {
             writeln!(f, "repaired  {chunks} chunk rows, {counters} counters")?;
         }
         writeln!(f, "objects   {}", self.found.objects)?;
+        let newer = match self.found.newer_copies {
+            0 => String::new(),
+            copies => format!(", {copies} of them newer copies of what the index names"),
+        };
+        let (packs, cloud) = (self.found.packs, self.found.cloud_packs);
+        writeln!(f, "packs     {packs}, {cloud} of them in the cloud")?;
+        writeln!(f, "index     {} records in packs{newer}", self.found.index_records)?;
         if self.read_data {
             let (records, bodies, bytes) = (self.found.records, self.found.bodies, human(self.found.bytes));
             writeln!(f, "read      {records} records and {bodies} small objects, {bytes}")?;
         }
         for difference in &self.found.differences {
             writeln!(f, "wrong     {difference}")?;
+        }
+        for unread in &self.found.unread_objects {
+            let until = unread
+                .until
+                .as_ref()
+                .map_or(String::new(), |until| format!(" up to {until}"));
+            writeln!(
+                f,
+                "wrong     objects from {} on{until} cannot be read: {}",
+                unread.from, unread.reason
+            )?;
         }
         for bad in &self.found.bad_objects {
             writeln!(f, "wrong     {}: {}", bad.object, bad.reason)?;

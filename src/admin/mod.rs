@@ -8,36 +8,50 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use futures::{FutureExt, StreamExt};
+use http::header::{ALLOW, CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
 mod check;
+mod gc;
+mod keys;
 mod migrate;
 mod scrub;
 mod usage;
 
-pub use check::{CheckReport, Repaired};
+pub use crate::backup::BackupStatus;
+pub use check::{CheckLine, CheckReport, Repaired};
+pub use gc::{GcDebt, GcLast, GcPack, GcReport, GcResumed, GcRun, GcState, GcStop, GcStuck};
+pub use keys::{KeysReport, RotationReport};
 pub use migrate::MigrateReport;
 pub use scrub::ScrubReport;
 pub use usage::{BucketUsage, Recount, UsageReport};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
+use crate::object::CheckProgress;
 use crate::telemetry::ProcessMetrics;
 
-/// On every request that changes something. A page in a browser on this machine cannot send it without being asked first
-/// (<https://fetch.spec.whatwg.org/#cors-preflight-fetch>).
-pub const ORDER_HEADER: &str = "cairn-order";
+/// The paths that change something.
+const RESUME: &str = "/v1/gc/resume";
+const ROTATE: &str = "/v1/keys/rotate";
+/// How the move of the packs stands, and with POST, the order to move them.
+const MIGRATE: &str = "/v1/migrate";
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines on how far a check has come.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the admin listener asks of the stores.
 #[async_trait]
@@ -53,12 +67,26 @@ pub trait Backend: Send + Sync + 'static {
     /// Reads every row and compares: takes as long as the store is large.
     async fn recount(&self) -> Result<Recount, String>;
 
-    /// Compares everything, and with `read_data` reads every byte: takes as long as the store is large.
-    async fn check(&self, read_data: bool) -> Result<CheckReport, String>;
+    /// Compares everything, and with `read_data` reads every byte: takes as long as the store is large. Dropping it ends it.
+    async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String>;
+
+    /// How the backup stands.
+    fn backup(&self) -> BackupStatus;
 
     /// How the scrub stands and what it found.
     async fn scrub(&self) -> Result<ScrubReport, String>;
 
+    /// Whether the store is encrypted, and with which master key.
+    async fn keys(&self) -> Result<KeysReport, String>;
+
+    /// Wraps the store's key with the first of the keys that are given, as the file has them now.
+    async fn rotate_key(&self) -> Result<RotationReport, String>;
+
+    /// How collection stands.
+    async fn gc(&self) -> Result<GcReport, String>;
+
+    /// Lets collection go on that was stopped.
+    async fn resume_gc(&self) -> Result<GcResumed, String>;
     /// Where the packs are, and how their move stands.
     async fn migration(&self) -> Result<MigrateReport, String>;
 
@@ -74,6 +102,8 @@ pub struct Admin {
     registry: Registry,
     process: Arc<ProcessMetrics>,
     draining: AtomicBool,
+    /// Held by the one check at a time.
+    checking: Arc<Mutex<()>>,
 }
 
 impl Admin {
@@ -84,6 +114,7 @@ impl Admin {
             registry,
             process,
             draining: AtomicBool::new(false),
+            checking: Arc::default(),
         }))
     }
 
@@ -127,50 +158,96 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if *request.method() == Method::POST && request.uri().path() == "/v1/migrate" {
-            return match request.uri().query() {
-                _ if !request.headers().contains_key(ORDER_HEADER) => text(
-                    StatusCode::FORBIDDEN,
-                    format!("an order needs the header {ORDER_HEADER}\n"),
-                ),
-                Some("to=cloud") => json(self.backend.migrate(true).await),
-                Some("to=local") => json(self.backend.migrate(false).await),
-                _ => text(StatusCode::BAD_REQUEST, "say to=cloud or to=local\n".to_owned()),
-            };
+    /// A POST to a path that changes something.
+    async fn change(&self, request: &Request<Incoming>) -> Response<Body> {
+        // A page in a browser on this machine can post here as well, and then says where it is from.
+        if request.headers().contains_key(ORIGIN) {
+            return text(StatusCode::FORBIDDEN, "not from a browser\n".to_owned());
         }
-        if *request.method() != Method::GET && *request.method() != Method::HEAD {
+        match (request.uri().path(), request.uri().query()) {
+            (RESUME, _) => json(self.backend.resume_gc().await),
+            (ROTATE, _) => json(self.backend.rotate_key().await),
+            (_, Some("to=cloud")) => json(self.backend.migrate(true).await),
+            (_, Some("to=local")) => json(self.backend.migrate(false).await),
+            _ => text(StatusCode::BAD_REQUEST, "say to=cloud or to=local\n".to_owned()),
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        if *request.method() == Method::POST && [RESUME, ROTATE, MIGRATE].contains(&path) {
+            return self.change(request).await;
+        }
+        let changes = path == RESUME || path == ROTATE;
+        if changes || (*request.method() != Method::GET && *request.method() != Method::HEAD) {
+            let allowed = match path {
+                RESUME | ROTATE => "POST",
+                MIGRATE => "GET, HEAD, POST",
+                _ => "GET, HEAD",
+            };
             let mut response = text(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "only GET is served here, and POST at /v1/migrate\n".to_owned(),
+                format!("only {allowed} is served here\n"),
             );
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             return response;
         }
-        match request.uri().path() {
+        match path {
             "/health/live" => text(StatusCode::OK, "live\n".to_owned()),
             "/health/ready" => self.ready(),
             "/metrics" => self.metrics().await,
             "/v1/usage" => json(self.backend.usage().await),
             "/v1/recount" => json(self.backend.recount().await),
             "/v1/check" => match request.uri().query() {
-                None => json(self.backend.check(false).await),
-                Some("read_data") => json(self.backend.check(true).await),
+                None => self.check(false),
+                Some("read_data") => self.check(true),
                 Some(_) => text(StatusCode::BAD_REQUEST, "the one option is read_data\n".to_owned()),
             },
+            "/v1/keys" => json(self.backend.keys().await),
             "/v1/scrub" => json(self.backend.scrub().await),
-            "/v1/migrate" => json(self.backend.migration().await),
+            "/v1/backup" => json(Ok(self.backend.backup())),
+            "/v1/gc" => json(self.backend.gc().await),
+            MIGRATE => json(self.backend.migration().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/migrate\n"
+                "known here: /health/live /health/ready /metrics /v1/usage /v1/recount /v1/scrub /v1/check /v1/gc /v1/keys /v1/backup /v1/migrate, and POST to /v1/gc/resume /v1/keys/rotate /v1/migrate\n"
                     .to_owned(),
             ),
         }
     }
 
-    fn ready(&self) -> Response<Full<Bytes>> {
+    /// Checks while the answer is read: a line every half a second, then the one with the report. A client that goes away
+    /// ends the check.
+    fn check(&self, read_data: bool) -> Response<Body> {
+        let Ok(one) = Arc::clone(&self.checking).try_lock_owned() else {
+            let told = "a check is under way already: it ends when it is done, or with the one who asked for it\n";
+            return text(StatusCode::CONFLICT, told.to_owned());
+        };
+        let progress = Arc::new(CheckProgress::default());
+        let (backend, seen) = (Arc::clone(&self.backend), Arc::clone(&progress));
+        let work = async move {
+            let _one = one;
+            backend.check(read_data, &seen).await
+        };
+        let lines = futures::stream::unfold(Some(work.boxed()), move |work| {
+            let progress = Arc::clone(&progress);
+            async move {
+                let mut work = work?;
+                match tokio::time::timeout(TELL_EVERY, &mut work).await {
+                    Ok(Ok(report)) => Some((CheckLine::Report(Box::new(report)).encode(), None)),
+                    Ok(Err(error)) => Some((CheckLine::Error(error).encode(), None)),
+                    Err(_) => Some((CheckLine::Progress(progress.now()).encode(), Some(work))),
+                }
+            }
+        });
+        let frames = lines.map(|line| Ok(Frame::data(line)));
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        let kind = HeaderValue::from_static("application/x-ndjson");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+
+    fn ready(&self) -> Response<Body> {
         if self.draining.load(Relaxed) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
         }
@@ -183,7 +260,7 @@ impl Admin {
         }
     }
 
-    async fn metrics(&self) -> Response<Full<Bytes>> {
+    async fn metrics(&self) -> Response<Body> {
         self.backend.refresh_metrics().await;
         let (process, registry) = (Arc::clone(&self.process), self.registry.clone());
         let encoded = tokio::task::spawn_blocking(move || {
@@ -205,8 +282,12 @@ impl Admin {
     }
 }
 
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn full(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).boxed_unsync()
+}
+
+fn text(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = Response::new(full(body));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -214,7 +295,7 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     response
 }
 
-fn json(answer: Result<impl Serialize, String>) -> Response<Full<Bytes>> {
+fn json(answer: Result<impl Serialize, String>) -> Response<Body> {
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
@@ -226,7 +307,7 @@ fn json(answer: Result<impl Serialize, String>) -> Response<Full<Bytes>> {
     };
     match serde_json::to_vec(&answer) {
         Ok(body) => {
-            let mut response = Response::new(Full::new(Bytes::from(body)));
+            let mut response = Response::new(full(body));
             response
                 .headers_mut()
                 .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -235,3 +316,6 @@ fn json(answer: Result<impl Serialize, String>) -> Response<Full<Bytes>> {
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::object::Damage;
+use crate::object::{BadObject, Damage};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScrubReport {
@@ -17,14 +17,18 @@ pub struct ScrubReport {
     /// What the pass has verified so far: records, and their bytes in the packs.
     pub records: u64,
     pub bytes: u64,
+    /// Bodies of small objects among what was verified; they are in no pack.
+    pub bodies: u64,
     /// Bytes of all packs, with what waits to be collected.
     pub total_bytes: u64,
-    /// Records that do not read back.
+    /// Records and objects that do not read back.
     pub damaged: u64,
     /// Records that had been noted as damaged and read well again.
     pub healed: u64,
     /// What was found since the gateway started, at most a thousand chunks of each pass.
     pub damage: Vec<Damage>,
+    /// Objects whose rows or bodies are damaged, likewise.
+    pub bad_objects: Vec<BadObject>,
 }
 
 impl fmt::Display for ScrubReport {
@@ -36,12 +40,15 @@ impl fmt::Display for ScrubReport {
         writeln!(f, "finished  {}", self.finished.clone().unwrap_or_else(never))?;
         writeln!(
             f,
-            "verified  {} records, {} of {} bytes",
-            self.records, self.bytes, self.total_bytes
+            "verified  {} records, {} of {} bytes, and {} small objects",
+            self.records, self.bytes, self.total_bytes, self.bodies
         )?;
         writeln!(f, "damaged   {}", self.damaged)?;
         for damage in &self.damage {
             write!(f, "\n{damage}")?;
+        }
+        for bad in &self.bad_objects {
+            writeln!(f, "\n{}: {}", bad.object, bad.reason)?;
         }
         Ok(())
     }

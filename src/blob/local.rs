@@ -34,6 +34,11 @@ impl AppendFile {
         Ok(Self::around(buffered, path, direct))
     }
 
+    /// Makes room for the first `bytes`, so that a full disk shows here and not halfway through a write.
+    pub fn reserve(&self, bytes: u64) -> io::Result<()> {
+        reserve(&self.file, bytes).map(drop)
+    }
+
     /// Opens a file to repair its end.
     pub fn open(path: &Path, direct: bool) -> io::Result<Self> {
         let buffered = OpenOptions::new().write(true).open(path)?;

@@ -1,5 +1,4 @@
-//! What the store does for its packs in the cloud: it finds them in the rows, holds what it reads against the full hash, and
-//! takes back what was put for nothing.
+//! The store and its packs in the cloud: it finds them in the rows, and keeps moving those that are to move.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +8,13 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::chunk::error::{CollectError, MetaError, OpenError};
+use crate::chunk::error::{MetaError, OpenError};
 use crate::chunk::index::Known;
-use crate::chunk::pack::{self, CloudOptions, CloudPack, CloudStart, Extent, Ledger};
+use crate::chunk::migrate::MIGRATE_ROW;
+use crate::chunk::pack::{self, CloudOptions, CloudPack, CloudStart, Ledger};
 use crate::chunk::packs::PackTable;
-use crate::chunk::recover::{all_pack_rows, forget};
+use crate::chunk::recover::all_pack_rows;
 use crate::chunk::store::ChunkStore;
-use crate::ids::ChunkId;
 use crate::kv::{CommitError, Kv, Mutation};
 use crate::meta::key;
 use crate::meta::pack::{Backend, PackRow, PackState};
@@ -23,10 +22,10 @@ use crate::meta::record::Malformed;
 
 /// Names the store in the place where its packs are.
 const STORE_ID_ROW: &str = "cloud-id";
-/// A pack that nothing came to point to is taken back after this. A put that failed may still happen until then.
-const PENDING_MS: u64 = 15 * 60 * 1000;
-/// Between two looks for such packs.
+const ROWS_PER_COMMIT: usize = 256;
+/// Between two tries to move what is to move, at the most and at the least.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
+const KEEP_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// What the packs need for the cloud; `None`: there is none, and no row says that there was.
 pub(super) async fn start(
@@ -87,7 +86,7 @@ async fn store_id(kv: &dyn Kv) -> Result<[u8; 16], MetaError> {
     }
 }
 
-/// The task that keeps the cloud in order.
+/// The task that moves packs.
 pub struct KeeperHandle {
     cancel: CancellationToken,
     task: JoinHandle<()>,
@@ -103,31 +102,7 @@ impl KeeperHandle {
 }
 
 impl ChunkStore {
-    /// Reads an extent; of what is far away, each chunk is held against the hash that names it.
-    pub(super) async fn read_extent(&self, extent: Extent) -> Result<Vec<(ChunkId, Bytes)>, pack::ReadError> {
-        if !self.packs.is_far(extent.pack()) {
-            return self.packs.read(extent).await;
-        }
-        let read = self.packs.read(extent.clone()).await?;
-        let records = extent.records().to_vec();
-        let failed = |error| pack::ReadError::Io {
-            pack: extent.pack(),
-            error: std::io::Error::other(error),
-        };
-        let bad = self.misnamed(&records, read.clone()).await.map_err(failed)?;
-        let Some(first) = records.iter().find(|wanted| bad.contains(&wanted.id)) else {
-            return Ok(read);
-        };
-        self.packs.uncache(&extent);
-        Err(pack::ReadError::Damaged {
-            pack: extent.pack(),
-            offset: u64::from(first.location.offset),
-            id: Some(first.id),
-            reason: "its bytes are not those that its name was made from",
-        })
-    }
-
-    /// Starts to keep the cloud in order until the handle is stopped.
+    /// Starts to move the packs that are to move until the handle is stopped.
     pub fn start_keeper(self: &Arc<Self>) -> KeeperHandle {
         let cancel = CancellationToken::new();
         let task = tokio::spawn(Arc::clone(self).keep_until(cancel.clone()));
@@ -135,49 +110,48 @@ impl ChunkStore {
     }
 
     async fn keep_until(self: Arc<Self>, cancel: CancellationToken) {
+        // Who waits for what failed before is not kept waiting for longer than that.
+        let every = Duration::from_millis(self.late_ms).clamp(KEEP_EVERY_MIN, KEEP_EVERY);
         let keep = async {
             loop {
-                self.keep_migrating().await;
-                // Woken, or again after a while.
-                let _ = tokio::time::timeout(KEEP_EVERY, self.keep.notified()).await;
-                if let Err(error) = self.take_back_pending(PENDING_MS).await {
-                    tracing::warn!(%error, "packs that were put for nothing are taken back later");
+                if let Err(error) = self.migrate().await {
+                    tracing::warn!(%error, "the move of the packs stopped early and will resume");
                 }
+                // Woken, or again after a while.
+                let _ = tokio::time::timeout(every, self.keep.notified()).await;
             }
         };
         cancel.run_until_cancelled(keep).await;
     }
+}
 
-    /// Takes back the packs that were named so long ago and that nothing came to point to: of killed processes, of failed
-    /// puts, of uploads that were given up. Returns how many.
-    ///
-    /// Right at any age: the row that condemns one takes the place of the row that its first chunk would need.
-    pub async fn take_back_pending(&self, older_than_ms: u64) -> Result<u64, CollectError> {
-        let (now, mut taken) = (self.clock.now().unix_ms(), 0);
-        for (id, Known { row, version }) in all_pack_rows(&*self.kv).await? {
-            let is_old = row.created.unix_ms().saturating_add(older_than_ms) <= now;
-            if row.state != PackState::Pending || !is_old {
-                continue;
+/// Makes of the rows of a store whose packs lie all in its data directory, as a restore puts them there, such rows: none of
+/// them is in a cloud, or moves. The store gives up its name in its cloud, so that it never touches what another one, from
+/// whose backup it is, may still have there. For metadata that nobody uses.
+pub async fn leave_cloud(kv: &dyn Kv) -> Result<(), MetaError> {
+    let rows: Vec<_> = all_pack_rows(kv).await?.into_iter().collect();
+    for rows in rows.chunks(ROWS_PER_COMMIT) {
+        let mut mutation = Mutation::deferred();
+        for (id, Known { row, .. }) in rows {
+            if row.state == PackState::Pending {
+                mutation.delete(key::pack(*id));
+            } else if row.may_be_in_cloud() || row.other.is_some() {
+                let row = PackRow {
+                    placement: vec![Backend::Local],
+                    bytes: None,
+                    other: None,
+                    ..row.clone()
+                };
+                mutation.put(key::pack(*id), row.encode());
             }
-            self.table.close(id);
-            let row = PackRow {
-                state: PackState::Condemned,
-                ..row
-            };
-            let mut mutation = Mutation::new();
-            mutation.unchanged(key::pack(id), Some(version));
-            mutation.put(key::pack(id), row.encode());
-            let version = match self.kv.commit(mutation).await {
-                Ok(version) => version,
-                Err(CommitError::Conflict { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            self.packs.discard(id).await?;
-            forget(&*self.kv, id, &Known { row, version }).await?;
-            self.table.forget(id);
-            taken += 1;
         }
-        self.table.prune();
-        Ok(taken)
+        if !mutation.effects.is_empty() {
+            kv.commit(mutation).await?;
+        }
     }
+    let mut mutation = Mutation::new();
+    mutation.delete(key::store(STORE_ID_ROW));
+    mutation.delete(key::store(MIGRATE_ROW));
+    kv.commit(mutation).await?;
+    Ok(())
 }

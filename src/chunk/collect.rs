@@ -1,45 +1,55 @@
 //! The collector: gives the space of dead records back while the gateway runs.
 //!
 //! A pack is emptied and deleted in steps that a crash may end anywhere: its row says how far it got. The row that
-//! condemns it is committed synced, and only then the file goes, so that no lost commit can have pointed to it.
+//! condemns it is committed synced, and only then the file goes, so that no lost commit can have pointed to it. A run is
+//! bounded in rows, bytes and time, rests after each step, and ends at the first read that fails: what could not be
+//! listed is never taken for absent.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::chunk::empty::Emptied;
+use crate::chunk::epoch::Epoch;
 use crate::chunk::error::CollectError;
-use crate::chunk::index::Known;
-use crate::chunk::pack::{PackInfo, PackState as FileState};
-use crate::chunk::recover::{forget, live_by_pack, live_bytes, pack_row, pack_rows};
+use crate::chunk::pack::{CLOUD_PACK_BYTES, PackInfo, PackState as FileState};
+use crate::chunk::recover::{all_pack_rows, live_by_pack, live_bytes};
 use crate::chunk::store::ChunkStore;
 use crate::chunk::trouble::Trouble;
 use crate::ids::PackId;
-use crate::kv::{Counter, Durability, Guard, Mutation};
-use crate::meta::key::{self, PackStatKind};
-use crate::meta::pack::{PackRow, PackState};
+use crate::meta::pack::PackState;
 
 /// Packs that one run empties at the most.
 const PACKS_PER_RUN: usize = 64;
 /// Payloads that one run unwinds before it looks at the packs.
 const DATA_PER_RUN: usize = 100_000;
-/// A pack with less than one part in this many dead is not worth moving.
-const WORTH_SHARE: u64 = 20;
+/// Bytes moved, and time spent with packs, after which a run begins no other pack.
+const MOVED_PER_RUN: u64 = 256 << 20;
+const PACKS_TIME_PER_RUN: Duration = Duration::from_secs(30);
+/// Time after which a run begins to unwind no other payload.
+const UNWIND_TIME_PER_RUN: Duration = Duration::from_secs(10);
+/// The longest rest between two steps.
+const REST_MAX: Duration = Duration::from_millis(500);
 /// Deleted data is taken back this long after the first of it was told of, together with what follows.
 const GATHER: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug)]
 pub struct CollectOptions {
-    /// Dead bytes that are left alone, in percent of the packs' bytes.
+    /// Dead bytes that are left alone, in percent of the live ones.
     pub dead_percent_max: u64,
     /// Dead bytes that are left alone, however little is stored.
     pub dead_bytes_min: u64,
     /// Between runs while nothing is told.
     pub interval: Duration,
-    /// Between the steps of a run, so that requests come first.
+    /// Between the steps of a run, at the least.
     pub pause: Duration,
+    /// Rest after a step, in percent of the time that it took, so that requests come first. A step takes longer while
+    /// they load the machine, and then the rest is longer as well. Less when much is dead; none while the disk is full.
+    pub rest_percent: u32,
 }
 
 impl Default for CollectOptions {
@@ -49,6 +59,7 @@ impl Default for CollectOptions {
             dead_bytes_min: 4 << 20,
             interval: Duration::from_secs(10),
             pause: Duration::from_millis(1),
+            rest_percent: 300,
         }
     }
 }
@@ -64,8 +75,16 @@ pub struct CollectReport {
     pub bytes_moved: u64,
     /// Packs that keep a live record which does not read back, or whose counter does not fit.
     pub stuck: Vec<PackId>,
+    /// Condemned packs that the restore window keeps.
+    pub waiting: u64,
     /// Garbage is left.
     pub more: bool,
+}
+
+impl CollectReport {
+    pub(super) fn did_something(&self) -> bool {
+        self.unwound + self.released + self.packs_deleted + self.bytes_moved > 0
+    }
 }
 
 /// The collector's task.
@@ -83,22 +102,29 @@ impl CollectorHandle {
     }
 }
 
-/// What is dead in the packs that chunk rows may point to.
-#[derive(Default)]
-struct Dead {
-    /// Dead bytes of the packs that are worth emptying, worst first.
-    packs: Vec<(u64, PackInfo)>,
-    /// Dead bytes of all packs.
-    sum: u64,
-    /// Bytes of all pack files.
-    total: u64,
+/// A run under way.
+pub(super) struct Run {
+    pub epoch: Epoch,
+    pub report: CollectReport,
+    /// Packs that it has to do with no more.
+    tried: HashSet<PackId>,
+    until: Instant,
+    /// It empties packs whatever is dead in them: small ones, to put them together, and those that somebody wants emptied.
+    pub merges: bool,
+    /// The cloud did not answer: what is there waits for the next run.
+    is_cut_off: bool,
 }
 
-/// How a pack came out of a run.
-pub(super) enum Emptied {
-    Yes,
-    /// It keeps a live record, for this reason.
-    Stuck(&'static str),
+impl Run {
+    /// Packs that it may still begin with.
+    pub fn left(&self) -> usize {
+        PACKS_PER_RUN.saturating_sub(self.tried.len())
+    }
+
+    /// Whether the next one must go on.
+    pub fn is_over(&self) -> bool {
+        self.tried.len() >= PACKS_PER_RUN || self.report.bytes_moved >= MOVED_PER_RUN || Instant::now() >= self.until
+    }
 }
 
 impl ChunkStore {
@@ -112,9 +138,14 @@ impl ChunkStore {
     async fn collect_until(self: Arc<Self>, cancel: CancellationToken) {
         loop {
             let run = async {
-                if let Err(error) = self.collect_once().await {
-                    self.metrics.collect_errors.inc();
-                    tracing::warn!(%error, "the collector stopped early and will resume");
+                match self.collect_once().await {
+                    Ok(report) if report.more => return,
+                    // It was told when it happened.
+                    Ok(_) | Err(CollectError::Stopped(_)) => {}
+                    Err(error) => {
+                        self.metrics.collect_errors.inc();
+                        tracing::warn!(%error, "the collector stopped early and will resume");
+                    }
                 }
                 let told = self.sessions.garbage.notified();
                 if tokio::time::timeout(self.collect.interval, told).await.is_ok() {
@@ -127,183 +158,175 @@ impl ChunkStore {
         }
     }
 
-    /// Holds the collector off while the answer lives; waits for the run under way.
-    pub async fn pause_collector(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.collecting.lock().await
+    /// One run: unwinds garbage, finishes packs that an earlier run began, then empties the packs with the most dead
+    /// bytes until little enough is dead, and puts small packs together.
+    pub async fn collect_once(&self) -> Result<CollectReport, CollectError> {
+        let _one = self.collecting.lock().await;
+        self.gc.begin(self.clock.now());
+        let mut report = CollectReport::default();
+        let outcome = self.run(&mut report).await;
+        let error = outcome.as_ref().err().map(ToString::to_string);
+        self.gc.end(self.clock.now(), &report, error);
+        outcome.map(|()| report)
     }
 
-    /// One run: unwinds garbage, finishes packs that an earlier run began, then empties the packs with the most dead
-    /// bytes until little enough is dead.
-    pub async fn collect_once(&self) -> Result<CollectReport, CollectError> {
-        let _one = self.pause_collector().await;
-        let unwound = self.unwind(DATA_PER_RUN).await?;
-        let mut report = CollectReport {
-            unwound: unwound.unwound,
-            released: unwound.released,
-            skipped: unwound.skipped,
-            more: unwound.more,
-            ..CollectReport::default()
+    async fn run(&self, report: &mut CollectReport) -> Result<(), CollectError> {
+        let epoch = self.epoch().await?;
+        self.compare_sums(epoch).await?;
+        let until = Instant::now() + UNWIND_TIME_PER_RUN;
+        let unwound = self.unwind(epoch, DATA_PER_RUN, until).await?;
+        (report.unwound, report.released) = (unwound.unwound, unwound.released);
+        (report.skipped, report.more) = (unwound.skipped, unwound.more);
+        let mut run = Run {
+            epoch,
+            report: std::mem::take(report),
+            tried: HashSet::new(),
+            until: Instant::now() + PACKS_TIME_PER_RUN,
+            merges: false,
+            is_cut_off: false,
         };
-        let mut tried = HashSet::new();
-        // What an earlier run began comes first.
-        for (pack, known) in pack_rows(&*self.kv).await? {
-            if known.row.state != PackState::Active {
-                tried.insert(pack);
-                self.try_pack(pack, &mut report).await?;
-            }
-        }
-        self.collect_worst(&mut tried, &mut report).await?;
+        let outcome = self.collect_packs(&mut run).await;
+        *report = run.report;
+        outcome?;
         self.metrics.stuck_packs.set(report.stuck.len() as i64);
         if !self.troubles.is_empty() {
             self.troubles.retain(&live_by_pack(&*self.kv).await?, &report.stuck);
             let lost = [Trouble::Missing, Trouble::Damaged].map(|trouble| self.troubles.of(trouble).len());
             self.metrics.lost_packs.set(lost.iter().sum::<usize>() as i64);
         }
-        Ok(report)
+        Ok(())
+    }
+
+    async fn collect_packs(&self, run: &mut Run) -> Result<(), CollectError> {
+        // What an earlier run began comes first, and what was named for the cloud and came to nothing.
+        for (pack, known) in all_pack_rows(&*self.kv).await? {
+            match known.row.state {
+                PackState::Active => {}
+                PackState::Pending if !self.is_given_up(&known.row) => {}
+                PackState::Condemned if !self.may_delete(pack, &known.row) => run.report.waiting += 1,
+                _ if run.is_cut_off && known.row.may_be_in_cloud() => {}
+                PackState::Pending | PackState::Evacuating | PackState::Condemned => self.try_pack(pack, run).await?,
+            }
+        }
+        self.empty_wanted(run).await?;
+        self.collect_worst(run).await?;
+        let full = if self.packs.puts_new_packs() {
+            CLOUD_PACK_BYTES
+        } else {
+            self.pack_bytes
+        };
+        let small = self.dead().await?.small(full, &run.tried);
+        run.merges = true;
+        if self.packs.moved_together() > 0 {
+            self.move_together(&small, run).await?;
+        }
+        self.try_packs(small, run).await?;
+        self.table.prune();
+        Ok(())
+    }
+
+    /// Empties the packs that somebody wants emptied.
+    async fn empty_wanted(&self, run: &mut Run) -> Result<(), CollectError> {
+        let wanted = self.gc.take_to_empty();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        run.merges = true;
+        let packs = wanted.iter().filter_map(|pack| self.packs.info(*pack)).collect();
+        let outcome = self.try_packs(packs, run).await;
+        run.merges = false;
+        let left = wanted.iter().filter(|pack| !run.tried.contains(pack));
+        left.for_each(|pack| self.gc.empty(*pack));
+        outcome
+    }
+
+    /// Tries these packs in turn, as far as the run may go.
+    async fn try_packs(&self, packs: Vec<PackInfo>, run: &mut Run) -> Result<(), CollectError> {
+        let planned = run.tried.len() + packs.len();
+        for info in packs {
+            if run.is_over() {
+                // Packs that are tried again and again and stay are no reason to hurry.
+                run.report.more |= run.report.did_something();
+                return Ok(());
+            }
+            self.gc.at(run.tried.len(), planned);
+            if !run.is_cut_off || !self.packs.is_in_cloud(info.id) {
+                self.try_pack(info.id, run).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Empties and deletes one pack if that can be done. One that is stuck stays as it is, and the others go on.
-    async fn try_pack(&self, pack: PackId, report: &mut CollectReport) -> Result<(), CollectError> {
+    async fn try_pack(&self, pack: PackId, run: &mut Run) -> Result<(), CollectError> {
+        run.tried.insert(pack);
         let live = live_bytes(&*self.kv, pack).await?;
         if self.troubles.rests(pack, live, self.clock.now()) {
-            report.stuck.push(pack);
+            run.report.stuck.push(pack);
             return Ok(());
         }
-        let why = match self.collect_pack(pack, report).await {
-            Ok(Emptied::Yes) => return Ok(()),
-            Ok(Emptied::Stuck(reason)) => reason.to_owned(),
+        let why = match self.collect_pack(pack, run).await {
+            Ok(Emptied::Yes | Emptied::NotWorth) => return Ok(()),
+            Ok(Emptied::Waits) => {
+                run.report.waiting += 1;
+                return Ok(());
+            }
+            Ok(Emptied::Stuck(reason)) => reason,
+            Err(error) if error.is_unreachable() => {
+                tracing::warn!(%pack, %error, "the cloud does not answer: packs there are collected later");
+                run.is_cut_off = true;
+                return Ok(());
+            }
             Err(error) if error.is_of_pack() => error.to_string(),
             Err(error) => return Err(error),
         };
-        report.stuck.push(pack);
+        run.report.stuck.push(pack);
         let live = live_bytes(&*self.kv, pack).await?;
-        if self.troubles.stuck(pack, live, self.clock.now()) {
+        if self.troubles.stuck(pack, live, self.clock.now(), &why) {
             tracing::error!(%pack, live, why, "a pack cannot be emptied: it is kept");
         }
         Ok(())
     }
 
     /// Empties the packs with the most dead bytes until little enough is dead.
-    async fn collect_worst(&self, tried: &mut HashSet<PackId>, report: &mut CollectReport) -> Result<(), CollectError> {
-        let mut sealed = false;
+    async fn collect_worst(&self, run: &mut Run) -> Result<(), CollectError> {
+        let (mut sealed, backlog) = (false, run.report.more);
         loop {
             let dead = self.dead().await?;
-            let tolerated = if self.space.has_room() {
-                (dead.total / 100 * self.collect.dead_percent_max).max(self.collect.dead_bytes_min)
+            let percent = dead.rest_percent(self.collect.rest_percent, backlog);
+            self.gc.set_rest_percent(percent);
+            let mut excess = if self.space.has_room() {
+                dead.excess(self.collect.dead_percent_max, self.collect.dead_bytes_min)
             } else {
-                0
+                dead.excess(0, 0)
             };
-            let mut excess = dead.sum.saturating_sub(tolerated);
             let open = dead.packs.iter().any(|(_, info)| info.state == FileState::Open);
-            let wanted = |info: &PackInfo| info.state != FileState::Open && !tried.contains(&info.id);
+            let wanted = |info: &PackInfo| info.state != FileState::Open && !run.tried.contains(&info.id);
             let closed: Vec<_> = dead.packs.into_iter().filter(|(_, info)| wanted(info)).collect();
-            if excess == 0 || (closed.is_empty() && (sealed || !open)) {
+            if excess == 0 || run.is_over() || (closed.is_empty() && (sealed || !open)) {
                 return Ok(());
             }
             if closed.is_empty() {
                 self.packs.seal_all().await?;
                 sealed = true;
             }
-            for (bytes, info) in closed {
-                if excess == 0 {
-                    break;
-                }
-                if tried.len() >= PACKS_PER_RUN {
-                    report.more = true;
-                    return Ok(());
-                }
-                tried.insert(info.id);
-                self.try_pack(info.id, report).await?;
+            let enough = |(bytes, info): (u64, PackInfo)| {
+                let still = excess > 0;
                 excess = excess.saturating_sub(bytes);
-            }
+                still.then_some(info)
+            };
+            let chosen = closed.into_iter().map_while(enough).collect();
+            self.try_packs(chosen, run).await?;
         }
     }
 
-    async fn dead(&self) -> Result<Dead, CollectError> {
-        let rows = pack_rows(&*self.kv).await?;
-        let live = live_by_pack(&*self.kv).await?;
-        let mut dead = Dead::default();
-        for info in self.packs.packs() {
-            dead.total += info.bytes;
-            if rows
-                .get(&info.id)
-                .is_none_or(|known| known.row.state != PackState::Active)
-            {
-                continue;
-            }
-            let live = live.get(&info.id).copied().unwrap_or_default().max(0).unsigned_abs();
-            let bytes = info.bytes.saturating_sub(live);
-            dead.sum += bytes;
-            if bytes * WORTH_SHARE > info.bytes {
-                dead.packs.push((bytes, info));
-            }
+    /// Gives way after a step that began at `began`.
+    pub(super) async fn rest(&self, began: Instant) {
+        if self.space.has_room() {
+            let rest = began.elapsed() * self.gc.rest_percent() / 100;
+            tokio::time::sleep(rest.clamp(self.collect.pause, REST_MAX.max(self.collect.pause))).await;
+        } else {
+            tokio::task::yield_now().await;
         }
-        dead.packs
-            .sort_unstable_by_key(|(bytes, info)| (std::cmp::Reverse(*bytes), info.id));
-        Ok(dead)
-    }
-
-    /// Empties and deletes one pack, from wherever it stands.
-    async fn collect_pack(&self, pack: PackId, report: &mut CollectReport) -> Result<Emptied, CollectError> {
-        let Some(mut known) = pack_row(&*self.kv, pack).await? else {
-            return Ok(Emptied::Yes);
-        };
-        let bytes = self
-            .packs
-            .packs()
-            .iter()
-            .find(|info| info.id == pack)
-            .map_or(0, |info| info.bytes);
-        if known.row.state == PackState::Active {
-            self.table.close(pack);
-            known = self
-                .mark(pack, known, PackState::Evacuating, Mutation::deferred())
-                .await?;
-        }
-        if known.row.state == PackState::Evacuating {
-            // A pack of an interrupted run is not in the table of this process.
-            self.table.close(pack);
-            if let stuck @ Emptied::Stuck(_) = self.evacuate(pack, report).await? {
-                return Ok(stuck);
-            }
-            let mut mutation = Mutation::new();
-            let counter = key::pack_stat(pack, PackStatKind::Live);
-            // The counter is exact: at 0 no chunk row points here, whatever the footer says.
-            mutation.guard(match self.kv.get(&counter).await? {
-                Some(_) => Guard::Equals {
-                    key: counter,
-                    value: Counter::encode(0),
-                },
-                None => Guard::Absent { key: counter },
-            });
-            if live_bytes(&*self.kv, pack).await? != 0 {
-                return Ok(Emptied::Stuck(
-                    "it has no live record that is known, and its counter says live bytes",
-                ));
-            }
-            known = self.mark(pack, known, PackState::Condemned, mutation).await?;
-        }
-        self.packs.delete(pack).await?;
-        forget(&*self.kv, pack, &known).await?;
-        report.packs_deleted += 1;
-        report.bytes_deleted += bytes;
-        self.metrics.collected_packs.inc();
-        self.metrics.collected_bytes.inc_by(bytes);
-        Ok(Emptied::Yes)
-    }
-
-    async fn mark(
-        &self,
-        pack: PackId,
-        known: Known<PackRow>,
-        state: PackState,
-        mut mutation: Mutation,
-    ) -> Result<Known<PackRow>, CollectError> {
-        debug_assert_eq!(state == PackState::Condemned, mutation.durability == Durability::Synced);
-        let row = PackRow { state, ..known.row };
-        mutation.unchanged(key::pack(pack), Some(known.version));
-        mutation.put(key::pack(pack), row.encode());
-        let version = self.kv.commit(mutation).await?;
-        Ok(Known { row, version })
     }
 }

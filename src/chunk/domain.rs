@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::chunk::cipher::Key;
 use crate::chunk::error::{MetaError, WriteError};
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, DomainId};
@@ -17,8 +18,9 @@ const DOMAIN_TRIES_MAX: u32 = 8;
 /// A domain's keys. Chunks and segments have their own, so that no plaintext can be made that has a segment's name.
 pub struct DomainKey {
     pub id: DomainId,
-    key: [u8; 32],
-    pub(super) segment_key: [u8; 32],
+    naming: Key,
+    pub(super) segment_key: Key,
+    data: Option<Key>,
 }
 
 impl fmt::Debug for DomainKey {
@@ -28,32 +30,36 @@ impl fmt::Debug for DomainKey {
 }
 
 impl DomainKey {
-    fn new(id: DomainId, key: [u8; 32]) -> Self {
+    fn new(id: DomainId, naming: Key, data: Option<Key>) -> Self {
+        let segment_key = Key::new(blake3::derive_key("cairn 2026-11 segment names", naming.expose()));
         Self {
             id,
-            key,
-            segment_key: blake3::derive_key("cairn 2026-11 segment names", &key),
+            naming,
+            segment_key,
+            data,
         }
     }
 
     /// The name of a chunk of this domain.
     pub fn chunk_id(&self, plaintext: &[u8]) -> ChunkId {
-        ChunkId(*blake3::keyed_hash(&self.key, plaintext).as_bytes())
+        ChunkId(*blake3::keyed_hash(self.naming.expose(), plaintext).as_bytes())
+    }
+
+    /// What its bytes are encrypted with; `None`: the store is not encrypted.
+    pub fn data_key(&self) -> Option<&Key> {
+        self.data.as_ref()
     }
 }
 
 impl ChunkStore {
-    /// Makes a domain with a random key, durably.
+    /// Makes a domain with random keys, durably.
     pub async fn create_domain(&self) -> Result<DomainId, MetaError> {
-        let mut secret = [0; 32];
-        // Without entropy there are no secret keys, and without them no domains.
-        #[allow(clippy::expect_used)]
-        getrandom::fill(&mut secret).expect("the operating system's random source");
+        let naming = Key::random();
         for _ in 0..DOMAIN_TRIES_MAX {
             let [.., a, b, c, d, e, f, g, h] = self.ids.next();
             let id = DomainId(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
             let row = DomainRow {
-                key: secret,
+                secret: self.keys.domain_secret(id, &naming),
                 created: self.clock.now(),
                 unknown: UnknownFields::default(),
             };
@@ -69,7 +75,7 @@ impl ChunkStore {
         Err(MetaError::Contended)
     }
 
-    /// The keys of `id`. A domain never changes, so it is read once.
+    /// The keys of `id`. A domain's keys never change, so they are read once.
     pub(super) async fn domain(&self, id: DomainId) -> Result<Arc<DomainKey>, WriteError> {
         if let Some(key) = self.domains.get(&id) {
             return Ok(key);
@@ -79,7 +85,8 @@ impl ChunkStore {
             .get(&key::domain(id))
             .await?
             .ok_or(WriteError::UnknownDomain(id))?;
-        let key = Arc::new(DomainKey::new(id, DomainRow::decode(value.bytes)?.key));
+        let (naming, data) = self.keys.domain_keys(id, &DomainRow::decode(value.bytes)?.secret)?;
+        let key = Arc::new(DomainKey::new(id, naming, data));
         self.domains.insert(id, Arc::clone(&key));
         Ok(key)
     }

@@ -20,9 +20,17 @@ pub enum MetaError {
     /// Others kept changing the same rows; trying again later is safe.
     #[error("others kept changing the same rows")]
     Contended,
+    /// Another process collects by now. Nothing was changed.
+    #[error("the collector's epoch was taken by another")]
+    Fenced,
 }
 
 impl MetaError {
+    /// Whether a row is not what was written.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Read(kv::ReadError::Corrupt(_)) | Self::Malformed(_))
+    }
+
     /// Whether a commit may or may not have been applied.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Commit(kv::CommitError::Unknown(_)))
@@ -98,6 +106,9 @@ pub enum CollectError {
     /// A copy did not read back as the original: nothing was changed.
     #[error("a moved record of chunk {0} does not read back")]
     Copy(ChunkId),
+    /// Bytes died that nothing explains: nothing is collected until an administrator says so.
+    #[error("collection is stopped: {0}")]
+    Stopped(String),
 }
 
 impl CollectError {
@@ -108,6 +119,11 @@ impl CollectError {
             Self::Copy(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether a pack's place does not answer: the pack may be whole.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Read(error) if error.is_unreachable())
     }
 }
 

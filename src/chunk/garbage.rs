@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use crate::chunk::epoch::Epoch;
 use crate::chunk::error::MetaError;
 use crate::chunk::index::{self, Known, after, page};
 use crate::chunk::packs::Counts;
@@ -50,8 +52,13 @@ enum Step {
 }
 
 impl ChunkStore {
-    /// Unwinds up to `data_max` payloads.
-    pub async fn unwind(&self, data_max: usize) -> Result<UnwindReport, MetaError> {
+    /// Unwinds up to `data_max` payloads, and begins none after `until`.
+    pub(super) async fn unwind(
+        &self,
+        epoch: Epoch,
+        data_max: usize,
+        until: Instant,
+    ) -> Result<UnwindReport, MetaError> {
         let mut report = UnwindReport::default();
         let range = key::table(Table::Garbage);
         let mut from = range.start;
@@ -59,15 +66,22 @@ impl ChunkStore {
         loop {
             let limit = GARBAGE_ROWS.min(data_max - seen);
             let rows = page(&*self.kv, from.clone()..range.end.clone(), limit).await?;
+            let mut began = Instant::now();
             for (index, row) in rows.iter().enumerate() {
+                if began >= until {
+                    report.more = true;
+                    return Ok(report);
+                }
                 GarbageRow::decode(row.value.bytes.clone())?;
-                match self.unwind_data(garbage_data(row)?).await? {
+                match self.unwind_data(garbage_data(row)?, epoch, until).await? {
                     Step::Unwound => report.unwound += 1,
                     Step::Released => report.released += 1,
-                    Step::Skipped | Step::More => report.skipped += 1,
+                    Step::Skipped => report.skipped += 1,
+                    Step::More => report.more = true,
                 }
                 if index % DATA_PER_PAUSE == 0 {
-                    tokio::time::sleep(self.collect.pause).await;
+                    self.rest(began).await;
+                    began = Instant::now();
                 }
             }
             seen += rows.len();
@@ -82,16 +96,20 @@ impl ChunkStore {
         }
     }
 
-    async fn unwind_data(&self, data: DataId) -> Result<Step, MetaError> {
+    async fn unwind_data(&self, data: DataId, epoch: Epoch, until: Instant) -> Result<Step, MetaError> {
         let Some(_unwinding) = self.sessions.unwind(data) else {
             return Ok(Step::Skipped);
         };
         let mut conflicts = 0;
         loop {
-            match self.unwind_step(data).await {
+            let began = Instant::now();
+            match self.unwind_step(data, epoch).await {
                 Ok(Step::More) => {
                     conflicts = 0;
-                    tokio::time::sleep(self.collect.pause).await;
+                    self.rest(began).await;
+                    if began >= until {
+                        return Ok(Step::More);
+                    }
                 }
                 Ok(step) => {
                     if let Step::Unwound = step {
@@ -106,8 +124,9 @@ impl ChunkStore {
         }
     }
 
-    async fn unwind_step(&self, data: DataId) -> Result<Step, MetaError> {
-        let mut mutation = Mutation::deferred();
+    async fn unwind_step(&self, data: DataId, epoch: Epoch) -> Result<Step, MetaError> {
+        let mut step = epoch.step();
+        let mutation = &mut step.mutation;
         // The row that brought us here may be of a time before the data was published.
         let Some(garbage) = self.kv.get(&key::garbage(data)).await? else {
             return Ok(Step::Skipped);
@@ -116,7 +135,7 @@ impl ChunkStore {
         let Some(Known { row, version }) = index::data(&*self.kv, data).await? else {
             mutation.absent(key::data(data));
             mutation.delete(key::garbage(data));
-            self.kv.commit(mutation).await?;
+            step.commit(&*self.kv).await?;
             return Ok(Step::Unwound);
         };
         mutation.unchanged(key::data(data), Some(version));
@@ -125,7 +144,7 @@ impl ChunkStore {
             // here on.
             DataState::Building => {
                 mutation.put(key::data(data), in_state(row, DataState::Unwinding));
-                self.kv.commit(mutation).await?;
+                step.commit(&*self.kv).await?;
                 return Ok(Step::More);
             }
             DataState::Live | DataState::Released => {
@@ -134,7 +153,7 @@ impl ChunkStore {
                     mutation.exists(held.key);
                     mutation.put(key::data(data), in_state(row, DataState::Released));
                     mutation.delete(key::garbage(data));
-                    self.kv.commit(mutation).await?;
+                    step.commit(&*self.kv).await?;
                     return Ok(Step::Released);
                 }
                 mutation.guard(Guard::Empty {
@@ -146,14 +165,14 @@ impl ChunkStore {
         }
         let batch = Batch::gather(&*self.kv, data).await?;
         let (whole, stale) = (batch.whole, batch.cached());
-        let came_back = batch.take_back(&*self.kv, data, &mut mutation).await?;
+        let came_back = batch.take_back(&*self.kv, data, mutation).await?;
         if whole {
             mutation.delete(key::data(data));
             mutation.delete(key::garbage(data));
         } else if row.state != DataState::Unwinding {
             mutation.put(key::data(data), in_state(row, DataState::Unwinding));
         }
-        self.kv.commit(mutation).await?;
+        step.commit(&*self.kv).await?;
         if came_back {
             self.sessions.garbage.notify_one();
         }

@@ -6,6 +6,7 @@ use crate::chunk::codec::Codec;
 use crate::chunk::error::MetaError;
 use crate::chunk::pack::Location;
 use crate::ids::{ChunkId, DataId, SegmentId, Sequence};
+pub(super) use crate::kv::skim::after;
 use crate::kv::{Direction, Kv, Row, Scan, Value};
 use crate::meta::chunk::{ChunkRow, Place};
 use crate::meta::data::DataRow;
@@ -78,11 +79,6 @@ pub(super) async fn page(kv: &dyn Kv, range: std::ops::Range<Bytes>, limit: usiz
         fold: None,
     };
     Ok(kv.scan(scan).await?)
-}
-
-/// The least key above `key`.
-pub(super) fn after(key: &[u8]) -> Bytes {
-    [key, &[0]].concat().into()
 }
 
 pub(super) fn place(location: &Location) -> Place {

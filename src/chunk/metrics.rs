@@ -34,12 +34,50 @@ pub(super) struct ChunkMetrics {
     pub scrubbed_records: IntCounter,
     pub scrubbed_bytes: IntCounter,
     pub scrub_damaged: IntCounter,
+    /// Bodies of objects that are not in packs.
+    pub scrubbed_bodies: IntCounter,
+    pub scrub_bad_objects: IntCounter,
+    pub mended_footers: IntCounter,
     /// Unix seconds; 0 before the first.
     pub scrub_finished: IntGauge,
     /// Packs that cannot be emptied: a live record in them is damaged, or a counter does not fit.
     pub stuck_packs: IntGauge,
     /// Packs that are missing or damaged and that rows point to.
     pub lost_packs: IntGauge,
+    pub gc: GcMetrics,
+}
+
+/// How collection stands, brought up to date when it is asked for.
+pub(super) struct GcMetrics {
+    pub epoch: IntGauge,
+    pub stopped: IntGauge,
+    pub running: IntGauge,
+    pub dead_bytes: IntGauge,
+    pub packs_above_mark: IntGauge,
+    pub garbage: IntGauge,
+    pub abandoned: IntGauge,
+    pub condemned_bytes: IntGauge,
+}
+
+impl GcMetrics {
+    fn new(gauge: impl Fn(&str, &str) -> Result<IntGauge, prometheus::Error>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            epoch: gauge("collect_epoch", "The epoch of collection")?,
+            stopped: gauge("collect_stopped", "1: unexplained death stopped collection")?,
+            running: gauge("collect_running", "1: a run of the collector is under way")?,
+            dead_bytes: gauge("dead_bytes", "Bytes of packs that no chunk row points to")?,
+            packs_above_mark: gauge("packs_above_mark", "Packs with enough dead bytes to be emptied")?,
+            garbage: gauge(
+                "garbage",
+                "Payloads that nobody owns; those above ten thousand are not counted",
+            )?,
+            abandoned: gauge("abandoned", "Payloads half built that no session builds")?,
+            condemned_bytes: gauge(
+                "condemned_bytes",
+                "Bytes of condemned packs that the restore window keeps",
+            )?,
+        })
+    }
 }
 
 impl ChunkMetrics {
@@ -55,6 +93,7 @@ impl ChunkMetrics {
             Ok(gauge)
         };
         Ok(Self {
+            gc: GcMetrics::new(gauge)?,
             written_bytes: counter("written_bytes", "Plaintext bytes that uploads brought")?,
             unique_bytes: counter("unique_bytes", "Plaintext bytes of chunks that were new")?,
             stored_bytes: counter("stored_bytes", "Record bytes of chunks that were new")?,
@@ -80,6 +119,12 @@ impl ChunkMetrics {
             scrubbed_records: counter("scrubbed_records", "Records verified by the scrub")?,
             scrubbed_bytes: counter("scrubbed_bytes", "Record bytes verified by the scrub")?,
             scrub_damaged: counter("scrub_damaged", "Damaged records found by the scrub, anew at each pass")?,
+            scrubbed_bodies: counter("scrubbed_bodies", "Bodies of small objects verified by the scrub")?,
+            scrub_bad_objects: counter(
+                "scrub_bad_objects",
+                "Objects found by the scrub whose rows or bodies are not as they were, anew at each pass",
+            )?,
+            mended_footers: counter("mended_footers", "Damaged footers of packs that the scrub wrote anew")?,
             scrub_finished: gauge(
                 "scrub_finished_seconds",
                 "When the scrub last finished a pass, in Unix time",

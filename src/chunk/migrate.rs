@@ -1,18 +1,20 @@
 //! The move of all packs from one backend to the other, while they are read and collected.
 //!
 //! A row tells each step before it is taken: that a second copy may be at the other backend; then that the copy, which was
-//! read back, is the pack, and the first one is left over; then that nothing is. So a crash leaves nothing that is not in a
-//! row, and whoever deletes the pack meanwhile deletes both copies.
+//! read back, is the pack, and the first one is left over; then that nothing is. Each step takes the place of the row that the
+//! one before left, and so does each step of the collector: of the two only one gets the pack. So a crash leaves nothing that
+//! is not in a row, and whoever deletes the pack meanwhile deletes both copies.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 
 use crate::chunk::error::{CollectError, MetaError};
 use crate::chunk::index::Known;
-use crate::chunk::pack::{PackInfo, PackState as FileState};
+use crate::chunk::pack::PackState as FileState;
 use crate::chunk::recover::{pack_row, pack_rows};
 use crate::chunk::store::ChunkStore;
+use crate::clock::Timestamp;
 use crate::ids::PackId;
 use crate::kv::{CommitError, Durability, Mutation};
 use crate::meta::key;
@@ -20,7 +22,7 @@ use crate::meta::pack::{Backend, PackRow, PackState};
 use crate::meta::record::Malformed;
 
 /// Where all packs are to go; absent: nowhere.
-const MIGRATE_ROW: &str = "migrate-to";
+pub(super) const MIGRATE_ROW: &str = "migrate-to";
 
 /// How the move stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,9 +39,26 @@ pub struct MigrateStatus {
     pub error: Option<String>,
 }
 
-/// What the mover tells.
-#[derive(Default)]
-pub(super) struct Migration(Mutex<MigrateStatus>);
+/// What the mover tells, and what it knows of its own tries.
+pub(super) struct Migration {
+    status: Mutex<MigrateStatus>,
+    /// Held by the one that moves.
+    moving: tokio::sync::Mutex<()>,
+    opened: Timestamp,
+    /// When a put of these packs into the cloud failed last. Of a pack whose row an earlier process left: when this one began.
+    failed: Mutex<BTreeMap<PackId, Timestamp>>,
+}
+
+impl Migration {
+    pub fn new(opened: Timestamp) -> Self {
+        Self {
+            status: Mutex::default(),
+            moving: tokio::sync::Mutex::default(),
+            opened,
+            failed: Mutex::default(),
+        }
+    }
+}
 
 /// How a pack came out.
 enum Moved {
@@ -59,14 +78,14 @@ impl ChunkStore {
         let mut mutation = Mutation::new();
         mutation.put(key::store(MIGRATE_ROW), vec![to as u8]);
         self.kv.commit(mutation).await?;
-        self.migration.0.lock().error = None;
+        self.migration.status.lock().error = None;
         self.keep.notify_one();
         Ok(())
     }
 
     pub async fn migrate_status(&self) -> Result<MigrateStatus, MetaError> {
         let to = self.migrate_wanted().await?;
-        let mut status = self.migration.0.lock().clone();
+        let mut status = self.migration.status.lock().clone();
         status.to = to;
         for info in self.packs.packs() {
             let side = match info.backend {
@@ -93,11 +112,12 @@ impl ChunkStore {
 
     /// Moves what is to be moved, pack by pack. Ends when all is there, or at the first failure, which is told.
     pub async fn migrate(&self) -> Result<(), CollectError> {
+        let _one = self.migration.moving.lock().await;
         let Some(to) = self.migrate_wanted().await? else {
             return Ok(());
         };
         let moved = self.migrate_all(to).await;
-        self.migration.0.lock().error = moved.as_ref().err().map(ToString::to_string);
+        self.migration.status.lock().error = moved.as_ref().err().map(ToString::to_string);
         if moved? {
             let mut mutation = Mutation::new();
             mutation.delete(key::store(MIGRATE_ROW));
@@ -140,7 +160,17 @@ impl ChunkStore {
         let Some(known) = self.active_row(id).await? else {
             return Ok(Moved::Left);
         };
+        if !self.is_calm(id, &known.row) {
+            tracing::info!(pack = %id, "a pack waits until what failed before in the cloud cannot happen any more");
+            return Ok(Moved::Left);
+        }
         if known.row.backend() == to {
+            // Once more and synced: what this row says has to be durable before the other copy goes.
+            let row = known.row.clone();
+            let Some(known) = self.step(id, known, row, Durability::Synced).await? else {
+                return Ok(Moved::Left);
+            };
+            self.packs.turn(id, to).await;
             return self.leave(id, known).await;
         }
         let row = PackRow {
@@ -152,16 +182,47 @@ impl ChunkStore {
         let Some(known) = self.step(id, known, row, Durability::Synced).await? else {
             return Ok(Moved::Left);
         };
-        match self.packs.copy_whole(id, to).await {
-            Ok(()) => {}
-            // What its own backend does not give stays where it is.
-            Err(error) if !error.is_unreachable() => {
-                tracing::error!(pack = %id, %error, "a pack cannot be moved");
-                return Ok(Moved::Left);
+        let bytes = match self.packs.copy_whole(id, to).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.migration.failed.lock().insert(id, self.clock.now());
+                return left(id, error.into());
             }
-            Err(error) => return Err(error.into()),
+        };
+        if to == Backend::Local {
+            match self.is_as_good(id).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::error!(pack = %id, "the copy of a pack is not as good as what the cloud has: it is made again");
+                    return Ok(Moved::Left);
+                }
+                Err(error) => return left(id, error),
+            }
         }
-        self.arrive(id, known, info, to).await
+        self.arrive(id, known, (to, bytes)).await
+    }
+
+    /// Whether no put or removal of the pack's blob that failed before can happen any more: it would come between what is done
+    /// under the same name now. A second copy in the cloud that a row of an earlier process tells of may be on its way.
+    fn is_calm(&self, id: PackId, row: &PackRow) -> bool {
+        let failed = self.migration.failed.lock().get(&id).copied();
+        let left = (row.other == Some(Backend::Cloud)).then_some(self.migration.opened);
+        failed.or(left).is_none_or(|since| self.is_settled(since))
+    }
+
+    /// Turns readers to the copy in the directory, and holds all that lives in it against the full hashes. What is bad there
+    /// and not in the cloud was read wrong: then readers are turned back.
+    async fn is_as_good(&self, id: PackId) -> Result<bool, CollectError> {
+        if !self.packs.turn(id, Backend::Local).await {
+            return Ok(false);
+        }
+        let judged = self.bad_in(id).await;
+        if judged.as_ref().is_ok_and(BTreeSet::is_empty) {
+            return Ok(true);
+        }
+        self.packs.turn(id, Backend::Cloud).await;
+        let bad = judged?;
+        Ok(bad.is_subset(&self.bad_in(id).await?))
     }
 
     /// The copy is good: it is the pack from now on.
@@ -169,30 +230,40 @@ impl ChunkStore {
         &self,
         id: PackId,
         known: Known<PackRow>,
-        info: PackInfo,
-        to: Backend,
+        (to, bytes): (Backend, u64),
     ) -> Result<Moved, CollectError> {
         let row = PackRow {
             placement: vec![to],
-            other: Some(info.backend),
+            other: Some(known.row.backend()),
+            bytes: Some(bytes),
             ..known.row.clone()
         };
-        let Some(known) = self.step(id, known, row, Durability::Synced).await? else {
-            return Ok(Moved::Left);
+        let from = known.row.backend();
+        let arrived = self.step(id, known, row, Durability::Synced).await;
+        let Ok(Some(known)) = arrived else {
+            // A collector has it now; or nobody knows, and both copies are there.
+            self.packs.turn(id, from).await;
+            return arrived.map(|_| Moved::Left).map_err(Into::into);
         };
+        self.packs.turn(id, to).await;
         let moved = self.leave(id, known).await?;
-        self.metrics.migrated_bytes.inc_by(info.bytes);
-        let mut status = self.migration.0.lock();
+        self.metrics.migrated_bytes.inc_by(bytes);
+        let mut status = self.migration.status.lock();
         status.moved_packs += 1;
-        status.moved_bytes += info.bytes;
+        status.moved_bytes += bytes;
         Ok(moved)
     }
 
-    /// Turns readers to where the row says that the pack is, waits out the others, and removes the other copy.
+    /// Removes the copy that is not where the row says that the pack is, and where readers have been turned to.
     async fn leave(&self, id: PackId, known: Known<PackRow>) -> Result<Moved, CollectError> {
-        self.packs.switch(id, known.row.backend()).await?;
+        let keep = known.row.backend();
+        if let Err(error) = self.packs.remove_other(id, keep).await {
+            self.migration.failed.lock().insert(id, self.clock.now());
+            return Err(error.into());
+        }
         let row = PackRow {
             other: None,
+            bytes: known.row.bytes.filter(|_| keep == Backend::Cloud),
             ..known.row.clone()
         };
         // Should this be lost, the next start removes once more.
@@ -225,11 +296,13 @@ impl ChunkStore {
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    /// As the keeper does: again after a failure.
-    pub(super) async fn keep_migrating(self: &Arc<Self>) {
-        if let Err(error) = self.migrate().await {
-            tracing::warn!(%error, "the move of the packs stopped early and will resume");
-        }
+/// What its own backend does not give stays where it is; what its place does not answer about is tried again later.
+fn left(id: PackId, error: CollectError) -> Result<Moved, CollectError> {
+    if error.is_unreachable() {
+        return Err(error);
     }
+    tracing::error!(pack = %id, %error, "a pack cannot be moved");
+    Ok(Moved::Left)
 }

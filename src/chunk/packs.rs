@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use crate::chunk::epoch::Epoch;
 use crate::chunk::error::MetaError;
 use crate::chunk::pack::{ClaimsError, Ledger, Places};
 use crate::clock::Clock;
@@ -53,14 +54,21 @@ impl PackTable {
     /// The version of the pack's active row, which is made on first use, before any chunk row points to the pack. The
     /// commit of a chunk row that points to it guards that version. `None`: the pack is being collected.
     pub async fn active(&self, pack: PackId) -> Result<Option<Sequence>, MetaError> {
+        self.active_by(pack, Mutation::deferred()).await
+    }
+
+    /// The same for who collects: a row is made only while the epoch holds.
+    pub async fn active_under(&self, pack: PackId, epoch: Epoch) -> Result<Option<Sequence>, MetaError> {
+        self.active_by(pack, epoch.step().mutation).await
+    }
+
+    async fn active_by(&self, pack: PackId, making: Mutation) -> Result<Option<Sequence>, MetaError> {
         let Some(slot) = self.slot(pack) else { return Ok(None) };
         if slot.closed.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let version = *slot
-            .version
-            .get_or_try_init(|| self.ensure(pack, slot.pending.as_ref()))
-            .await?;
+        let make = || self.ensure(pack, slot.pending.as_ref(), making);
+        let version = *slot.version.get_or_try_init(make).await?;
         Ok(version.filter(|_| !slot.closed.load(Ordering::Acquire)))
     }
 
@@ -102,31 +110,33 @@ impl PackTable {
             .retain(|pack, slot| is_to_come(slot) || self.backend(*pack).is_some());
     }
 
-    /// Forgets a pack that was taken back.
+    /// Forgets a pack that was deleted, or was never put.
     pub fn forget(&self, pack: PackId) {
         self.slots.lock().remove(&pack);
     }
 
-    async fn ensure(&self, pack: PackId, pending: Option<&Pending>) -> Result<Option<Sequence>, MetaError> {
-        let mut mutation = Mutation::deferred();
-        let row = match pending {
+    /// Makes the pack's active row by `mutation`, or of the pending one an active one.
+    async fn ensure(
+        &self,
+        pack: PackId,
+        pending: Option<&Pending>,
+        mut mutation: Mutation,
+    ) -> Result<Option<Sequence>, MetaError> {
+        let (guard, row) = match pending {
             Some(Pending { version, row }) => {
-                mutation.unchanged(key::pack(pack), Some(*version));
-                PackRow {
+                let row = PackRow {
                     state: PackState::Active,
                     ..row.clone()
-                }
+                };
+                (mutation.unchanged(key::pack(pack), Some(*version)), row)
             }
-            None => {
-                mutation.absent(key::pack(pack));
-                PackRow::local(self.clock.now())
-            }
+            None => (mutation.absent(key::pack(pack)), PackRow::local(self.clock.now())),
         };
         mutation.put(key::pack(pack), row.encode());
         match self.kv.commit(mutation).await {
             Ok(version) => return Ok(Some(version)),
-            // An earlier try whose outcome was unknown.
-            Err(CommitError::Conflict { .. }) => {}
+            // An earlier try whose outcome was unknown; or the pack was taken back.
+            Err(CommitError::Conflict { guard: failed }) if failed == guard => {}
             Err(error) => return Err(error.into()),
         }
         let Some(value) = self.kv.get(&key::pack(pack)).await? else {

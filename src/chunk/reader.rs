@@ -17,7 +17,6 @@ use crate::chunk::pack::{self, Extent, Wanted};
 use crate::chunk::session::ReadPin;
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, DataId, DomainId, SegmentId};
-use crate::kv::{CommitError, Mutation};
 use crate::limits::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, TREE_DEPTH_MAX};
 use crate::meta::chunk::ChunkRow;
 use crate::meta::key;
@@ -191,7 +190,7 @@ impl ChunkStore {
                 domain,
                 id,
             };
-            match self.read_extent(Extent::new(wanted)).await {
+            match self.read_records(Extent::new(wanted)).await {
                 Ok(read) => {
                     let bytes = read.into_iter().next().map(|(_, bytes)| bytes);
                     return Ok((known.row, bytes.ok_or(ReadError::Damaged { chunk: id, pack })?));
@@ -205,28 +204,6 @@ impl ChunkStore {
             }
         }
         Err(ReadError::Meta(crate::chunk::error::MetaError::Contended))
-    }
-
-    pub(super) async fn note_damage(&self, id: &ChunkId, known: index::Known<ChunkRow>) -> Result<(), ReadError> {
-        if known.row.damaged {
-            return Ok(());
-        }
-        self.metrics.damaged_chunks.inc();
-        let mut mutation = Mutation::deferred();
-        mutation.unchanged(key::chunk(id), Some(known.version));
-        mutation.put(
-            key::chunk(id),
-            ChunkRow {
-                damaged: true,
-                ..known.row
-            }
-            .encode(),
-        );
-        match self.kv.commit(mutation).await {
-            // The note is a help, not a promise: the next read makes it again.
-            Ok(_) | Err(CommitError::Conflict { .. } | CommitError::Unavailable(_) | CommitError::Unknown(_)) => Ok(()),
-            Err(error @ CommitError::Refused(_)) => Err(ReadError::Meta(error.into())),
-        }
     }
 }
 
@@ -432,7 +409,7 @@ impl Cursor {
             None => Vec::new(),
             Some(extent) => {
                 let ids: Vec<ChunkId> = extent.records().iter().map(|wanted| wanted.id).collect();
-                match self.store.read_extent(extent).await {
+                match self.store.read_records(extent).await {
                     Ok(read) => read.into_iter().map(|(_, bytes)| bytes).collect(),
                     Err(error @ pack::ReadError::Io { .. }) => return Err(ReadError::Pack(Arc::new(error))),
                     Err(pack::ReadError::Busy(spent)) => return Err(spent.into()),

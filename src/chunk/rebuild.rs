@@ -63,7 +63,7 @@ impl ChunkStore {
             mutation.absent(key::chunk(&entry.id));
             mutation.put(
                 key::chunk(&entry.id),
-                ChunkRow::new(index::place(&entry.location)).encode(),
+                ChunkRow::new(index::place(&entry.location), entry.encrypted).encode(),
             );
             restored.push(entry.id);
         }

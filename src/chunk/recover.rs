@@ -76,7 +76,9 @@ pub(super) async fn recover(kv: &dyn Kv, packs: &PackSet, clock: &Clock) -> Resu
     report.adopted = adopted;
     for (id, known) in rows.iter().filter(|(id, _)| !files.contains(id)) {
         if known.row.state == PackState::Condemned || live_bytes(kv, *id).await? == 0 {
-            forget(kv, *id, known).await?;
+            let mut mutation = Mutation::deferred();
+            forget(&mut mutation, *id, known);
+            kv.commit(mutation).await?;
             report.forgotten.push(*id);
         } else {
             tracing::error!(pack = %id, "a pack with live chunks is missing");
@@ -119,14 +121,11 @@ async fn note_damage(kv: &dyn Kv, pack: PackId, ids: &[ChunkId]) -> Result<(), M
 }
 
 /// Removes the rows of a pack that nothing points to and whose file is gone.
-pub(super) async fn forget(kv: &dyn Kv, id: PackId, known: &Known<PackRow>) -> Result<(), MetaError> {
-    let mut mutation = Mutation::deferred();
+pub(super) fn forget(mutation: &mut Mutation, id: PackId, known: &Known<PackRow>) {
     mutation.unchanged(key::pack(id), Some(known.version));
     mutation.delete(key::pack(id));
     mutation.delete(key::pack_stat(id, PackStatKind::Live));
     mutation.delete(key::pack_stat(id, PackStatKind::Dead));
-    kv.commit(mutation).await?;
-    Ok(())
 }
 
 /// All rows of packs that something points to, or may have. Packs that wait for their first chunk row are none of them:

@@ -3,15 +3,20 @@
 //! A record that fails is noted in its row, so that the next upload of the same bytes stores them anew; one that was
 //! noted and reads well again loses the note.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use tokio::runtime::Handle;
 
-use crate::chunk::error::{CollectError, MetaError, ReadError, WriteError};
+use crate::chunk::compare;
+use crate::chunk::error::{CollectError, MetaError, ReadError};
 use crate::chunk::evacuate::extents;
 use crate::chunk::index::{self, Known};
 use crate::chunk::owners::Owners;
-use crate::chunk::pack::{self, Extent, Wanted};
+use crate::chunk::pack::{self, Entry, Extent, Footer, Wanted};
+use crate::chunk::records::NOT_ITS_NAME;
+use crate::chunk::recover::{RowClaims, live_bytes};
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, PackId};
 use crate::kv::{CommitError, Mutation};
@@ -31,7 +36,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    async fn wait(self, bytes: u64) {
+    /// Waits as long as reading `bytes` may take.
+    pub async fn wait(self, bytes: u64) {
         if let Some(rate) = self.bytes_per_second {
             tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)).await;
         }
@@ -71,6 +77,68 @@ impl ChunkStore {
         self.metrics.scrub_finished.set(unix_seconds);
     }
 
+    /// Counts what a pass has seen of objects: bodies that were read, and objects that are not as they were.
+    pub fn scrubbed_objects(&self, bodies: u64, bad: u64) {
+        self.metrics.scrubbed_bodies.inc_by(bodies);
+        self.metrics.scrub_bad_objects.inc_by(bad);
+    }
+
+    /// Writes the pack's footer anew if it alone is damaged, or, in the cloud, has the pack emptied. If records that the index points to are missing as well, these
+    /// are the findings.
+    pub async fn scrub_footer(&self, pack: PackId) -> Result<Vec<Finding>, CollectError> {
+        let claims = RowClaims {
+            kv: Arc::clone(&self.kv),
+            runtime: Handle::current(),
+        };
+        let footer = match self.packs.is_in_cloud(pack) {
+            true => self.far_footer(pack).await,
+            false => self
+                .packs
+                .mend_footer(pack, Arc::new(claims))
+                .await
+                .map_err(CollectError::from),
+        };
+        match footer {
+            Ok(Footer::Whole) | Err(CollectError::Read(pack::ReadError::NotFound(_))) => Ok(Vec::new()),
+            Ok(Footer::Rewritten { records }) => {
+                self.metrics.mended_footers.inc();
+                tracing::warn!(%pack, records, "a pack's footer was damaged; no record is lost, and it is written anew");
+                Ok(Vec::new())
+            }
+            Ok(Footer::Kept) => {
+                tracing::warn!(%pack, "a pack's footer in the cloud is damaged; no record is lost, and the collector moves them");
+                self.gc.empty(pack);
+                self.sessions.garbage.notify_one();
+                Ok(Vec::new())
+            }
+            Ok(Footer::Lost) => Ok(self.lost_in(pack).await?),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How the footer of a pack in the cloud is.
+    async fn far_footer(&self, pack: PackId) -> Result<Footer, CollectError> {
+        let table = match self.packs.table(pack).await {
+            // There is no such blob, or not all of it.
+            Err(pack::ReadError::Damaged { .. }) => return Ok(Footer::Lost),
+            table => table?,
+        };
+        if !table.footer_damaged {
+            return Ok(Footer::Whole);
+        }
+        // In this order: what the collector moves away in between is missing from the second number, not from the first.
+        let mut found = 0;
+        for entries in table.entries.chunks(STEP_RECORDS) {
+            let wanted = self.wanted(pack, entries).await?;
+            found += wanted
+                .iter()
+                .map(|wanted| i64::from(wanted.location.stored_len))
+                .sum::<i64>();
+        }
+        let live = live_bytes(&*self.kv, pack).await?;
+        Ok(if found >= live { Footer::Kept } else { Footer::Lost })
+    }
+
     /// All packs there are, in the order in which they are scrubbed, each with its bytes.
     pub fn pack_sizes(&self) -> Vec<(PackId, u64)> {
         self.packs
@@ -90,8 +158,7 @@ impl ChunkStore {
         };
         entries.sort_unstable_by_key(|entry| entry.location.offset);
         for entries in entries.chunks(STEP_RECORDS) {
-            let live = self.live(pack, entries).await?;
-            for extent in extents(live.into_iter().map(|(wanted, _)| wanted)) {
+            for extent in extents(self.wanted(pack, entries).await?.into_iter()) {
                 let bytes = extent
                     .records()
                     .iter()
@@ -106,16 +173,62 @@ impl ChunkStore {
         Ok(report)
     }
 
+    /// The records that chunk rows point to, as far as these can be read.
+    async fn wanted(&self, pack: PackId, entries: &[Entry]) -> Result<Vec<Wanted>, MetaError> {
+        let rows = compare::readable(&*self.kv, entries).await?;
+        let live = entries.iter().zip(rows).filter(|(entry, known)| {
+            let place = known.as_ref().map(|known| known.row.place);
+            place.is_some_and(|place| place.pack == pack && place.offset == entry.location.offset)
+        });
+        let wanted = live.map(|(entry, _)| Wanted {
+            location: entry.location,
+            domain: entry.domain,
+            id: entry.id,
+        });
+        Ok(wanted.collect())
+    }
+
+    /// The records of `pack` that chunk rows point to and that do not read back. Nothing is noted.
+    pub(super) async fn bad_in(&self, pack: PackId) -> Result<BTreeSet<ChunkId>, CollectError> {
+        let (mut bad, entries) = (BTreeSet::new(), self.packs.records(pack).await?);
+        let mut entries = entries.to_vec();
+        entries.sort_unstable_by_key(|entry| entry.location.offset);
+        for entries in entries.chunks(STEP_RECORDS) {
+            for extent in extents(self.wanted(pack, entries).await?.into_iter()) {
+                let records = extent.records().to_vec();
+                if let Some(found) = self.bad_records(extent).await? {
+                    bad.extend(found);
+                    continue;
+                }
+                for wanted in &records {
+                    if self.reason(wanted).await?.is_some() {
+                        bad.insert(wanted.id);
+                    }
+                }
+            }
+        }
+        Ok(bad)
+    }
+
     pub(super) async fn scrub_extent(&self, extent: Extent, report: &mut ScrubReport) -> Result<(), CollectError> {
         let records = extent.records().to_vec();
         report.records += records.len() as u64;
         // If one of them does not read, none of them does: then each is read by itself.
-        if let Some(bad) = self.bad_records(extent).await? {
-            for wanted in &records {
-                let reason = bad.contains(&wanted.id).then(|| NOT_ITS_NAME.to_owned());
-                self.judge(wanted, reason, report).await?;
+        match self.bad_records(extent).await {
+            Ok(None) => {}
+            Ok(Some(bad)) => {
+                for wanted in &records {
+                    let reason = bad.contains(&wanted.id).then(|| NOT_ITS_NAME.to_owned());
+                    self.judge(wanted, reason, report).await?;
+                }
+                return Ok(());
             }
-            return Ok(());
+            Err(CollectError::Read(error)) if error.is_unreachable() => {
+                report.unread += records.len() as u64;
+                report.unread_reason = error.to_string();
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         }
         for wanted in &records {
             match self.reason(wanted).await {
@@ -133,16 +246,18 @@ impl ChunkStore {
     /// The records of the extent whose plaintext is not what their id names; `None`: the extent cannot be read.
     async fn bad_records(&self, extent: Extent) -> Result<Option<Vec<ChunkId>>, CollectError> {
         let records = extent.records().to_vec();
-        match self.packs.read_itself(extent).await {
+        match self.read_packs(extent).await {
             Ok(read) => Ok(Some(self.misnamed(&records, read).await?)),
             Err(error @ pack::ReadError::Busy(_)) => Err(error.into()),
+            // To ask for each record would take as long as the cloud is away.
+            Err(error) if error.is_unreachable() => Err(error.into()),
             Err(_) => Ok(None),
         }
     }
 
     /// Why the record is bad, if it is.
     async fn reason(&self, wanted: &Wanted) -> Result<Option<String>, CollectError> {
-        match self.packs.read_itself(Extent::new(*wanted)).await {
+        match self.read_packs(Extent::new(*wanted)).await {
             Ok(read) => {
                 let bad = self.misnamed(&[*wanted], read).await?;
                 Ok((!bad.is_empty()).then(|| NOT_ITS_NAME.to_owned()))
@@ -150,28 +265,6 @@ impl ChunkStore {
             Err(error @ (pack::ReadError::Busy(_) | pack::ReadError::Io { .. })) => Err(error.into()),
             Err(error) => Ok(Some(error.to_string())),
         }
-    }
-
-    /// The records whose plaintext is not what their id names.
-    pub(super) async fn misnamed(
-        &self,
-        records: &[Wanted],
-        read: Vec<(ChunkId, Bytes)>,
-    ) -> Result<Vec<ChunkId>, CollectError> {
-        let mut named = Vec::with_capacity(read.len());
-        for (wanted, (id, bytes)) in records.iter().zip(read) {
-            let key = self.domain(wanted.domain).await.map_err(|error| match error {
-                WriteError::Meta(error) => CollectError::Meta(error),
-                _ => CollectError::Copy(wanted.id),
-            })?;
-            named.push((key, id, bytes));
-        }
-        let job = move || {
-            let bad = named.into_iter().filter(|(key, id, bytes)| key.chunk_id(bytes) != *id);
-            bad.map(|(_, id, _)| id).collect()
-        };
-        let first = records.first().map_or(ChunkId([0; 32]), |record| record.id);
-        self.bulk.run(job).await.ok_or(CollectError::Copy(first))
     }
 
     /// Notes what was found about a record, unless the chunk has moved meanwhile.
@@ -182,8 +275,12 @@ impl ChunkStore {
         report: &mut ScrubReport,
     ) -> Result<(), CollectError> {
         self.metrics.scrubbed_records.inc();
-        let Some(known) = index::chunk(&*self.kv, &wanted.id).await? else {
-            return Ok(());
+        let known = match index::chunk(&*self.kv, &wanted.id).await {
+            Ok(Some(known)) => known,
+            Ok(None) => return Ok(()),
+            // A recount tells rows that cannot be read.
+            Err(error) if error.is_damage() => return Ok(()),
+            Err(error) => return Err(error.into()),
         };
         if known.row.place != index::place(&wanted.location) {
             return Ok(());
@@ -201,7 +298,7 @@ impl ChunkStore {
                         chunk: wanted.id,
                         pack: wanted.location.pack,
                         reason,
-                        owners: self.owners(&wanted.id).await?,
+                        owners: self.readable_owners(&wanted.id).await?,
                     }),
                 }
             }
@@ -225,5 +322,3 @@ impl ChunkStore {
         }
     }
 }
-
-const NOT_ITS_NAME: &str = "its bytes are not those that its name was made from";

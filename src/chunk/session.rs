@@ -64,6 +64,11 @@ impl Sessions {
         })
     }
 
+    /// Whether this process builds the data, or does not know whether it was published.
+    pub fn builds(&self, data: DataId) -> bool {
+        self.state.lock().building.contains(&data)
+    }
+
     /// Counts an upload in until the guard drops.
     pub fn upload(self: &Arc<Self>) -> ActiveUpload {
         self.state.lock().uploads += 1;

@@ -17,15 +17,18 @@ use crate::chunk::codec::{Codecs, Compression};
 use crate::chunk::collect::CollectOptions;
 use crate::chunk::domain::DomainKey;
 use crate::chunk::error::{MetaError, OpenError};
+use crate::chunk::gc::Gc;
 use crate::chunk::index;
+use crate::chunk::keys::Keys;
 use crate::chunk::md5::Md5Lanes;
 use crate::chunk::metrics::ChunkMetrics;
 use crate::chunk::migrate::Migration;
 use crate::chunk::offload::Offload;
-use crate::chunk::pack::{CloudOptions, PackOptions, PackSet};
+use crate::chunk::pack::{CloudOptions, LATE, PackOptions, PackSet};
 use crate::chunk::packs::PackTable;
 use crate::chunk::pool::BufferPool;
 use crate::chunk::recover::{self, RecoverReport, RowClaims};
+use crate::chunk::retention::{DeleteNow, Retention};
 use crate::chunk::session::Sessions;
 use crate::chunk::trouble::{Trouble, Troubles};
 use crate::clock::Clock;
@@ -48,6 +51,8 @@ const TRANSFER_BYTES: usize = 16 * MIB;
 pub struct ChunkStoreOptions {
     pub packs_dir: PathBuf,
     pub packs: PackOptions,
+    /// Of the same metadata store.
+    pub keys: Keys,
     /// Where packs are besides the directory.
     pub cloud: Option<CloudOptions>,
     pub compression: Compression,
@@ -62,6 +67,8 @@ pub struct ChunkStoreOptions {
     pub tree_cache_bytes: u64,
     pub segment_cache_bytes: u64,
     pub collect: CollectOptions,
+    /// When condemned packs may go.
+    pub retention: Arc<dyn Retention>,
     /// Without room on the disk, the collector takes back what it can.
     pub space: Arc<Space>,
 }
@@ -73,6 +80,7 @@ impl ChunkStoreOptions {
         Self {
             packs_dir,
             packs: PackOptions::default(),
+            keys: Keys::default(),
             cloud: None,
             compression: Compression::default(),
             pool_bytes: BUFFER_POOL_BYTES,
@@ -82,6 +90,7 @@ impl ChunkStoreOptions {
             tree_cache_bytes: 4 * MIB as u64,
             segment_cache_bytes: 12 * MIB as u64,
             collect: CollectOptions::default(),
+            retention: Arc::new(DeleteNow),
             space,
         }
     }
@@ -99,6 +108,7 @@ impl ChunkStoreOptions {
 pub struct ChunkStore {
     pub(super) kv: Arc<dyn Kv>,
     pub(super) packs: PackSet,
+    pub(super) keys: Keys,
     pub(super) table: Arc<PackTable>,
     pub(super) pool: BufferPool,
     pub(super) md5: Md5Lanes,
@@ -116,10 +126,16 @@ pub struct ChunkStore {
     /// Names this process in the building rows.
     pub(super) boot: [u8; 16],
     pub(super) collect: CollectOptions,
+    pub(super) retention: Arc<dyn Retention>,
+    pub(super) gc: Gc,
+    /// Of a full pack.
+    pub(super) pack_bytes: u64,
     pub(super) space: Arc<Space>,
-    /// Held by the one run of the collector, and by who needs the references to rest.
+    /// Held by the one run of the collector.
     pub(super) collecting: Mutex<()>,
     pub(super) troubles: Troubles,
+    /// How long after its end a put into the cloud that failed may still happen, at the most.
+    pub(super) late_ms: u64,
     pub(super) migration: Migration,
     /// Wakes the keeper.
     pub(super) keep: Notify,
@@ -155,9 +171,10 @@ impl ChunkStore {
         ids: Arc<IdSource>,
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, OpenError> {
-        let metrics = ChunkMetrics::new(registry)?;
+        let (metrics, pack_bytes) = (ChunkMetrics::new(registry)?, options.packs.pack_bytes);
         let pool = BufferPool::with_wait(options.pool_bytes, options.pool_wait);
         let table = Arc::new(PackTable::new(Arc::clone(&kv), clock.clone()));
+        let late = options.cloud.as_ref().map_or(LATE, |cloud| cloud.late);
         let cloud = cloud::start(&kv, options.cloud, &table).await?;
         let packs = {
             let (pool, ids, registry) = (pool.clone(), Arc::clone(&ids), registry.clone());
@@ -173,21 +190,15 @@ impl ChunkStore {
         packs.check_owner().await?;
         table.attach(packs.places());
         let recovered = recover::recover(&*kv, &packs, &clock).await?;
-        let troubles = Troubles::default();
-        for (packs, trouble) in [
-            (&recovered.missing, Trouble::Missing),
-            (&recovered.damaged, Trouble::Damaged),
-        ] {
-            packs.iter().for_each(|pack| troubles.found(*pack, trouble));
-            metrics.lost_packs.add(packs.len() as i64);
-        }
+        let troubles = troubles_of(&recovered, &metrics);
         let md5 = Md5Lanes::start(options.md5_threads).map_err(OpenError::Threads)?;
         let bulk =
             Bulk::start(options.bulk_threads).map_err(|error| OpenError::Threads(std::io::Error::other(error)))?;
-        Ok(Arc::new(Self {
+        let store = Arc::new(Self {
             table,
             kv,
             packs,
+            keys: options.keys,
             pool,
             md5,
             codecs: Codecs::new(options.bulk_threads),
@@ -201,17 +212,28 @@ impl ChunkStore {
                 128 + 72 * row.entries.len()
             }),
             boot: ids.next(),
+            migration: Migration::new(clock.now()),
             clock,
             ids,
+            gc: Gc::new(options.collect.rest_percent),
             collect: options.collect,
+            retention: options.retention,
+            pack_bytes,
             space: options.space,
             collecting: Mutex::new(()),
             troubles,
-            migration: Migration::default(),
+            late_ms: u64::try_from(late.as_millis()).unwrap_or(u64::MAX),
             keep: Notify::new(),
             metrics,
             recovered,
-        }))
+        });
+        store.read_stop().await?;
+        Ok(store)
+    }
+
+    /// The secret behind what clients carry for us, of an encrypted store; `None`: it has to be kept in a row.
+    pub fn token_key(&self) -> Option<[u8; 32]> {
+        self.keys.token_key()
     }
 
     /// What opening found.
@@ -234,7 +256,11 @@ impl ChunkStore {
                 count => format!("{count} packs are {name}, {first} the first"),
             })
         });
-        let told: Vec<String> = told.collect();
+        let stopped = self
+            .gc
+            .stop()
+            .map(|stop| format!("collection is stopped: {}", stop.why));
+        let told: Vec<String> = stopped.into_iter().chain(told).collect();
         (!told.is_empty()).then(|| told.join("; "))
     }
 
@@ -289,6 +315,19 @@ impl ChunkStore {
     pub(super) fn pack_bytes(&self) -> u64 {
         self.packs.packs().iter().map(|pack| pack.bytes).sum()
     }
+}
+
+/// The packs that opening found to be in trouble.
+fn troubles_of(recovered: &RecoverReport, metrics: &ChunkMetrics) -> Troubles {
+    let troubles = Troubles::default();
+    for (packs, trouble) in [
+        (&recovered.missing, Trouble::Missing),
+        (&recovered.damaged, Trouble::Damaged),
+    ] {
+        packs.iter().for_each(|pack| troubles.found(*pack, trouble));
+        metrics.lost_packs.add(packs.len() as i64);
+    }
+    troubles
 }
 
 /// A counter row's value.

@@ -22,8 +22,15 @@ pub(super) enum Trouble {
 
 struct Known {
     trouble: Trouble,
-    /// Live bytes at the last try to empty it, and until when not to try again.
-    tried: Option<(i64, Timestamp)>,
+    tried: Option<Tried>,
+}
+
+/// The last try to empty a pack.
+struct Tried {
+    live: i64,
+    /// Until when not to try again.
+    rests: Timestamp,
+    why: String,
 }
 
 /// One entry a pack that rows still point to.
@@ -36,21 +43,22 @@ impl Troubles {
     }
 
     /// Notes a try to empty `pack` that failed; `true` for the first one.
-    pub fn stuck(&self, pack: PackId, live: i64, now: Timestamp) -> bool {
-        let until = Timestamp::from_unix_ms(now.unix_ms().saturating_add(REST_MS));
+    pub fn stuck(&self, pack: PackId, live: i64, now: Timestamp, why: &str) -> bool {
+        let rests = Timestamp::from_unix_ms(now.unix_ms().saturating_add(REST_MS));
         let mut packs = self.0.lock();
         let known = packs.entry(pack).or_insert(Known {
             trouble: Trouble::Stuck,
             tried: None,
         });
-        known.tried.replace((live, until)).is_none()
+        let why = why.to_owned();
+        known.tried.replace(Tried { live, rests, why }).is_none()
     }
 
     /// Whether a try to empty `pack` would fail as the last one did.
     pub fn rests(&self, pack: PackId, live: i64, now: Timestamp) -> bool {
         let packs = self.0.lock();
-        let tried = packs.get(&pack).and_then(|known| known.tried);
-        tried.is_some_and(|(before, until)| before == live && now < until)
+        let tried = packs.get(&pack).and_then(|known| known.tried.as_ref());
+        tried.is_some_and(|tried| tried.live == live && now < tried.rests)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -62,6 +70,17 @@ impl Troubles {
         self.0
             .lock()
             .retain(|pack, _| live.get(pack).is_some_and(|live| *live != 0) || stuck.contains(pack));
+    }
+
+    /// The packs that could not be emptied at the last try, each with its live bytes and the reason.
+    pub fn kept(&self) -> Vec<(PackId, i64, String)> {
+        let packs = self.0.lock();
+        let tried = packs
+            .iter()
+            .filter_map(|(pack, known)| Some((pack, known.tried.as_ref()?)));
+        tried
+            .map(|(pack, tried)| (*pack, tried.live, tried.why.clone()))
+            .collect()
     }
 
     /// The packs in this trouble.
@@ -80,10 +99,11 @@ mod tests {
     fn a_stuck_pack_rests_until_its_rows_or_the_time_change() {
         let (troubles, pack, now) = (Troubles::default(), PackId([1; 16]), Timestamp::from_unix_ms(5));
         assert!(!troubles.rests(pack, 7, now));
-        assert!(troubles.stuck(pack, 7, now) && !troubles.stuck(pack, 7, now));
+        assert!(troubles.stuck(pack, 7, now, "why") && !troubles.stuck(pack, 7, now, "why"));
         assert!(troubles.rests(pack, 7, now) && !troubles.rests(pack, 8, now));
         assert!(!troubles.rests(pack, 7, Timestamp::from_unix_ms(5 + REST_MS)));
         assert_eq!(troubles.of(Trouble::Stuck), [pack]);
+        assert_eq!(troubles.kept(), [(pack, 7, "why".to_owned())]);
         troubles.retain(&BTreeMap::from([(pack, 7)]), &[]);
         troubles.retain(&BTreeMap::new(), &[pack]);
         assert!(!troubles.is_empty());

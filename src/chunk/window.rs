@@ -155,6 +155,8 @@ impl Window {
                 let mut row = ChunkRow::decode(value.bytes)?;
                 // Nobody knows which records of a damaged pack are left: none of them is built upon.
                 row.damaged |= !self.store.packs.is_whole(row.place.pack);
+                // Nor upon one that lies there in clear, once new bytes are to be encrypted.
+                row.damaged |= self.key.data_key().is_some() && !row.encrypted;
                 state.rows.insert(
                     *id,
                     Known {
@@ -215,7 +217,7 @@ impl Window {
                 Some(next)
             })
             .collect();
-            let (store, bytes, domain) = (Arc::clone(&self.store), self.bytes.clone(), self.key.id);
+            let (store, bytes, domain) = (Arc::clone(&self.store), self.bytes.clone(), Arc::clone(&self.key));
             let (compression, hint) = (self.compression, self.hint);
             let job = move || {
                 let encode = |(start, end, id): (usize, usize, ChunkId)| {
@@ -223,12 +225,18 @@ impl Window {
                     let mut out = Vec::new();
                     let codec = store.codecs.encode(&raw, compression, hint, &mut out);
                     let encoded = (codec != Codec::Raw).then_some((codec, out));
-                    NewRecord {
-                        domain,
+                    let mut record = NewRecord {
+                        domain: domain.id,
                         id,
                         raw,
                         encoded,
+                        written_at: store.packs.written_at(),
+                        envelope: None,
+                    };
+                    if let Some(key) = domain.data_key() {
+                        record.encrypt(key);
                     }
+                    record
                 };
                 turn.into_iter().map(encode).collect::<Vec<_>>()
             };
@@ -298,7 +306,7 @@ impl Window {
                 }
                 (old, Some(location)) => {
                     m.unchanged(key::chunk(id), old.map(|old| old.version));
-                    let mut row = ChunkRow::new(index::place(location));
+                    let mut row = ChunkRow::new(index::place(location), self.key.data_key().is_some());
                     if let Some(Known { row: old, .. }) = old {
                         counts.died(old.place.pack, old.place.stored_len, old.place.raw_len);
                         row.unknown = old.unknown.clone();
@@ -417,7 +425,10 @@ fn name(key: &DomainKey, bytes: &[u8], ends: &[usize], offset: u64) -> Cut {
 }
 
 fn segment(key: &DomainKey, pieces: Vec<Piece>, start: u64, end: u64) -> Segment {
-    let id = SegmentRow::name(&key.segment_key, pieces.iter().map(|piece| (piece.id, piece.len)));
+    let id = SegmentRow::name(
+        key.segment_key.expose(),
+        pieces.iter().map(|piece| (piece.id, piece.len)),
+    );
     let mut chunks: Vec<ChunkId> = pieces.iter().filter_map(|piece| piece.id).collect();
     chunks.sort_unstable();
     chunks.dedup();

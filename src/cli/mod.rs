@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,6 +13,9 @@ use crate::server;
 
 pub(crate) mod admin;
 mod check;
+mod key;
+mod progress;
+mod restore;
 
 /// Why a command failed, as its user reads it.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,10 @@ enum CliError {
     Serve(#[from] server::ServeError),
     #[error(transparent)]
     Admin(#[from] admin::AdminError),
+    #[error(transparent)]
+    Key(#[from] key::KeyError),
+    #[error(transparent)]
+    Restore(#[from] server::RestoreCommandError),
 }
 
 /// Runs the command that `arguments` (with the program's name first) ask for.
@@ -58,6 +66,13 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             }
         }
         Some(("version", _)) => println!("cairn {}", env!("CARGO_PKG_VERSION")),
+        Some(("check", matches)) if matches.get_flag("restore") => {
+            return Ok(check::drill(load(matches), matches.get_flag("json")));
+        }
+        Some(("restore", matches)) => {
+            let (config, _) = load(matches)?;
+            println!("{}", restore::run(&config, restore::request(matches))?);
+        }
         Some(("check", matches)) => {
             let request = server::CheckRequest {
                 read_data: matches.get_flag("read-data"),
@@ -65,30 +80,42 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             };
             return Ok(check::run(load(matches), request, matches.get_flag("json")));
         }
-        Some(("store", matches)) => {
-            let Some(("migrate", matches)) = matches.subcommand() else {
-                return Ok(ExitCode::FAILURE);
-            };
-            let (config, _) = load(matches)?;
-            let to = matches.get_one::<String>("to").map(String::as_str);
-            let report = admin::migrate(config.admin_listen, to, matches.get_flag("json"))?;
-            println!("{}", report.trim_end());
+        Some(("key", matches)) => {
+            let told = key::run::<CliError>(matches, |matches| Ok(load(matches)?.0))?;
+            println!("{}", told.trim_end());
         }
-        Some(("admin", matches)) => {
-            let Some((name, matches)) = matches.subcommand() else {
-                return Ok(ExitCode::FAILURE);
-            };
-            let (config, _) = load(matches)?;
-            let report = match name {
-                "usage" => admin::usage(config.admin_listen, matches.get_flag("json"))?,
-                "scrub" => admin::scrub(config.admin_listen, matches.get_flag("json"))?,
-                _ => admin::health(config.admin_listen)?,
-            };
-            println!("{}", report.trim_end());
-        }
+        Some((group @ ("admin" | "backup" | "store"), matches)) => match matches.subcommand() {
+            Some((name, matches)) => println!("{}", ask(group, name, matches)?.trim_end()),
+            None => return Ok(ExitCode::FAILURE),
+        },
         _ => return Ok(ExitCode::FAILURE),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a running gateway answers.
+fn ask(group: &str, name: &str, matches: &ArgMatches) -> Result<String, CliError> {
+    // The settings of `gc` are those of its own commands.
+    let (config, _) = load(matches.subcommand().map_or(matches, |(_, inner)| inner))?;
+    let address = config.admin_listen;
+    Ok(match (group, name) {
+        ("backup", _) => admin::backup(address, matches.get_flag("json"))?,
+        ("store", _) => {
+            let to = matches.get_one::<String>("to").map(String::as_str);
+            admin::migrate(address, to, matches.get_flag("json"))?
+        }
+        (_, "usage") => admin::usage(address, matches.get_flag("json"))?,
+        (_, "gc") => gc(matches, address)?,
+        (_, "scrub") => admin::scrub(address, matches.get_flag("json"))?,
+        _ => admin::health(address)?,
+    })
+}
+
+fn gc(matches: &ArgMatches, address: SocketAddr) -> Result<String, admin::AdminError> {
+    match matches.subcommand() {
+        Some(("status", matches)) => admin::gc_status(address, matches.get_flag("json")),
+        _ => admin::gc_resume(address),
+    }
 }
 
 fn load(matches: &ArgMatches) -> Result<(Config, Values), ConfigError> {
@@ -110,23 +137,13 @@ fn command() -> Command {
         .value_parser(clap::value_parser!(PathBuf))
         .help("TOML file of settings; see `cairn config`");
     let settings = setting_flags();
-    let admin_listen: Vec<Arg> = settings
-        .iter()
-        .filter(|argument| argument.get_id() == "admin-listen")
-        .cloned()
-        .collect();
-    let json = Arg::new("json")
-        .long("json")
-        .action(ArgAction::SetTrue)
-        .help("print JSON");
+    let is_admin_listen = |argument: &&Arg| argument.get_id() == "admin-listen";
+    let admin_listen = settings.iter().filter(is_admin_listen);
+    let asking: Vec<Arg> = std::iter::once(&file).chain(admin_listen).cloned().collect();
     let docs = Arg::new("docs")
         .long("docs")
         .action(ArgAction::SetTrue)
         .help("print the table of settings as Markdown instead");
-    let usage = Command::new("usage").about("Show logical, unique and stored bytes, in all and by bucket");
-    let scrub = Command::new("scrub").about("Show how the scrub stands, and what is damaged, by object");
-    let health = Command::new("health").about("Succeed if the gateway is ready for requests");
-    let with_admin = |command: Command| command.arg(file.clone()).args(admin_listen.clone());
     Command::new("cairn")
         .about("An S3-compatible object gateway that keeps every byte once")
         .version(env!("CARGO_PKG_VERSION"))
@@ -145,29 +162,54 @@ fn command() -> Command {
                 .args(settings.clone())
                 .arg(docs),
         )
-        .subcommand(
-            check_command()
-                .arg(file.clone())
-                .args(settings.clone())
-                .arg(json.clone()),
-        )
-        .subcommand(
-            Command::new("store")
-                .about("Change where a running gateway keeps its data")
-                .subcommand_required(true)
-                .arg_required_else_help(true)
-                .subcommand(with_admin(migrate_command()).arg(json.clone())),
-        )
+        .subcommand(check_command().arg(file.clone()).args(settings.clone()).arg(json()))
+        .subcommand(key::command(
+            &[std::slice::from_ref(&file), settings.as_slice()].concat(),
+        ))
+        .subcommand(restore::command().arg(file.clone()).args(settings.clone()))
+        .subcommand(backup_command(&asking))
+        .subcommand(store_command(&asking))
         .subcommand(Command::new("version").about("Show the version"))
-        .subcommand(
-            Command::new("admin")
-                .about("Ask a running gateway")
-                .subcommand_required(true)
-                .arg_required_else_help(true)
-                .subcommand(with_admin(usage).arg(json.clone()))
-                .subcommand(with_admin(scrub).arg(json))
-                .subcommand(with_admin(health)),
-        )
+        .subcommand(admin_command(&asking))
+}
+
+fn json() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("print JSON")
+}
+
+/// `asking`: the arguments of every command that asks a running gateway.
+fn backup_command(asking: &[Arg]) -> Command {
+    let status = Command::new("status").about("Show what a restore would bring back, and how old that is");
+    Command::new("backup")
+        .about("Ask a running gateway about its backup")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(status.args(asking).arg(json()))
+}
+
+fn admin_command(asking: &[Arg]) -> Command {
+    let usage = Command::new("usage").about("Show logical, unique and stored bytes, in all and by bucket");
+    let scrub = Command::new("scrub").about("Show how the scrub stands, and what is damaged, by object");
+    let health = Command::new("health").about("Succeed if the gateway is ready for requests");
+    let status = Command::new("status").about("Show how collection stands, what is left to do, and what is stuck");
+    let resume = Command::new("resume").about("Let collection go on that was stopped, after `cairn check`");
+    let gc = Command::new("gc")
+        .about("Collection of deleted data")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(status.args(asking).arg(json()))
+        .subcommand(resume.args(asking));
+    Command::new("admin")
+        .about("Ask a running gateway")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(usage.args(asking).arg(json()))
+        .subcommand(scrub.args(asking).arg(json()))
+        .subcommand(gc)
+        .subcommand(health.args(asking))
 }
 
 /// The flags of the settings that have one.
@@ -197,16 +239,26 @@ fn check_command() -> Command {
             "repair",
             "first make lost chunk rows and counters anew; for a gateway that is stopped",
         ))
+        .arg(
+            switch(
+                "restore",
+                "check the backup instead: restore its metadata beside the store, and read a sample of the objects",
+            )
+            .conflicts_with_all(["read-data", "repair"]),
+        )
 }
 
-fn migrate_command() -> Command {
+fn store_command(asking: &[Arg]) -> Command {
     let to = Arg::new("to")
         .value_name("PLACE")
         .value_parser(["cloud", "local"])
         .help("move all packs into the cloud, or into the data directory; without it, show how the move stands");
-    Command::new("migrate")
-        .about("Move all packs into the cloud or back, while they are used")
-        .arg(to)
+    let migrate = Command::new("migrate").about("Move all packs into the cloud or back, while they are used");
+    Command::new("store")
+        .about("Change where a running gateway keeps its data")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(migrate.arg(to).args(asking).arg(json()))
 }
 
 fn value_name(kind: Kind) -> &'static str {

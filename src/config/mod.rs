@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 mod error;
 mod location;
 mod table;
@@ -99,6 +101,16 @@ pub struct CloudConfig {
     pub cache_bytes: u64,
     /// Whether new packs go there.
     pub takes_packs: bool,
+    /// How long a put that failed may still happen.
+    pub late: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct BackupConfig {
+    pub location: BlobLocation,
+    pub window: Duration,
+    pub log_max_bytes: u64,
+    pub checkpoint_log_bytes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +134,23 @@ impl fmt::Debug for RootKeys {
     }
 }
 
+/// Where the master keys of an encrypted store are.
+#[derive(Clone, PartialEq, Eq)]
+pub enum MasterKeySource {
+    File(PathBuf),
+    /// The keys themselves.
+    Text(Zeroizing<String>),
+}
+
+impl fmt::Debug for MasterKeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Text(_) => f.write_str("Text(hidden)"),
+        }
+    }
+}
+
 /// Every setting, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -135,9 +164,13 @@ pub struct Config {
     pub root: Option<RootKeys>,
     pub log: LogConfig,
     pub limits: LimitsConfig,
+    /// `None`: a store that is not encrypted.
+    pub encryption: Option<MasterKeySource>,
     pub storage: StorageConfig,
     /// Where packs are besides the data directory.
     pub cloud: Option<CloudConfig>,
+    /// `None`: there is no backup.
+    pub backup: Option<BackupConfig>,
 }
 
 impl Config {
@@ -177,6 +210,16 @@ impl Config {
                 ));
             }
         };
+        let encryption = match (values.path("encryption.key_file"), values.text("encryption.key")) {
+            (None, None) => None,
+            (Some(path), None) => Some(MasterKeySource::File(path)),
+            (None, Some(text)) => Some(MasterKeySource::Text(Zeroizing::new(text))),
+            (Some(_), Some(_)) => {
+                return Err(ConfigError::Combination(
+                    "encryption.key_file and CAIRN_ENCRYPTION_KEY exclude each other: set one of them",
+                ));
+            }
+        };
         let admin_listen = values.address("admin_listen")?;
         if !admin_listen.ip().is_loopback() && !values.switch("admin_exposed") {
             return Err(ConfigError::Combination(
@@ -195,8 +238,10 @@ impl Config {
             root,
             log: log_of(values),
             limits: limits_of(values)?,
+            encryption,
             storage: storage_of(values)?,
             cloud: cloud_of(values)?,
+            backup: backup_of(values)?,
         })
     }
 }
@@ -230,6 +275,18 @@ fn limits_of(values: &Values) -> Result<LimitsConfig, ConfigError> {
     })
 }
 
+fn backup_of(values: &Values) -> Result<Option<BackupConfig>, ConfigError> {
+    let Some(location) = values.location(&table::BACKUP)? else {
+        return Ok(None);
+    };
+    Ok(Some(BackupConfig {
+        location,
+        window: values.duration("backup.window")?,
+        log_max_bytes: values.size("backup.log_max")? as u64,
+        checkpoint_log_bytes: values.size("backup.checkpoint_log")? as u64,
+    }))
+}
+
 fn storage_of(values: &Values) -> Result<StorageConfig, ConfigError> {
     Ok(StorageConfig {
         compression: match values.text("storage.compression").as_deref() {
@@ -255,6 +312,7 @@ fn cloud_of(values: &Values) -> Result<Option<CloudConfig>, ConfigError> {
         location,
         cache_bytes: values.size("cloud.cache")? as u64,
         takes_packs: values.is("cloud.new_packs", "cloud"),
+        late: values.duration("cloud.late")?,
     }))
 }
 

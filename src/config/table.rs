@@ -96,6 +96,14 @@ pub const CLOUD: LocationKeys = LocationKeys {
     secret_key: "cloud.secret_key",
 };
 
+pub const BACKUP: LocationKeys = LocationKeys {
+    url: "backup.url",
+    endpoint: "backup.endpoint",
+    region: "backup.region",
+    access_key: "backup.access_key",
+    secret_key: "backup.secret_key",
+};
+
 /// The settings of such a group, `meaning` of its URL.
 const fn location(keys: &LocationKeys, meaning: &'static str) -> [Setting; 5] {
     [
@@ -139,12 +147,12 @@ const CONNECTIONS: Kind = Kind::Count { min: 1, max: 1_000_000 };
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-const CLOUD_SETTINGS: [Setting; 5] = location(
+const CLOUD_PLACE: [Setting; 5] = location(
     &CLOUD,
     "where packs go besides the data directory: `s3://BUCKET/PREFIX`, `webdav+https://HOST/PATH`, `webdav+http://HOST/PATH` or `file:///DIRECTORY`",
 );
 
-const CLOUD_MORE: &[Setting] = &[
+const CLOUD_SETTINGS: &[Setting] = &[
     setting(
         "cloud.cache",
         "1GiB",
@@ -160,11 +168,55 @@ const CLOUD_MORE: &[Setting] = &[
         Kind::Choice(&["cloud", "local"]),
         "where new packs go if `cloud.url` is set",
     ),
+    setting(
+        "cloud.late",
+        "15min",
+        LONG,
+        "how long a put that failed may still happen at the server: only then what it may have left is removed, or its name used again",
+    ),
+];
+
+const BACKUP_PLACE: [Setting; 5] = location(
+    &BACKUP,
+    "where a backup of everything is kept up to date: `s3://BUCKET/PREFIX`, `webdav+https://HOST/PATH`, `webdav+http://HOST/PATH` or `file:///DIRECTORY`; no backup if not set",
+);
+
+const BACKUP_SETTINGS: &[Setting] = &[
+    setting(
+        "backup.window",
+        "7d",
+        LONG,
+        "how long back a restore reaches; what was deleted stays in the backup for as long",
+    ),
+    setting(
+        "backup.log_max",
+        "1GiB",
+        Kind::Size {
+            min: MIB,
+            max: 1024 * GIB,
+        },
+        "commit log that is kept for a backup that cannot be reached; with more, the backup begins anew once it can",
+    ),
+    setting(
+        "backup.checkpoint_log",
+        "1GiB",
+        Kind::Size {
+            min: MIB,
+            max: 1024 * GIB,
+        },
+        "commit log after which the backup gets all metadata once more, so that a restore has no more to replay",
+    ),
 ];
 
 /// Every setting, in the order in which they are shown.
 pub fn settings() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().chain(&CLOUD_SETTINGS).chain(CLOUD_MORE)
+    let (cloud, backup) = (CLOUD_PLACE.iter(), BACKUP_PLACE.iter());
+    SETTINGS
+        .iter()
+        .chain(cloud)
+        .chain(CLOUD_SETTINGS)
+        .chain(backup)
+        .chain(BACKUP_SETTINGS)
 }
 
 const SETTINGS: &[Setting] = &[
@@ -303,6 +355,19 @@ const SETTINGS: &[Setting] = &[
         "30s",
         SHORT,
         "time that requests in flight get at SIGTERM",
+    ),
+    flagged(
+        "encryption.key_file",
+        "key-file",
+        "",
+        Kind::Path,
+        "file of the master keys, the one to use first, outside of the data directory; with it everything that is written from now on is encrypted",
+    ),
+    setting(
+        "encryption.key",
+        "",
+        Kind::Secret,
+        "the same keys without a file, behind commas",
     ),
     setting(
         "storage.compression",

@@ -1,6 +1,7 @@
 //! A store that fails when told to, for the tests of everything above.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,6 +37,8 @@ pub struct FaultRates {
 struct State {
     script: VecDeque<CommitFault>,
     reads_to_fail: u32,
+    /// Reads until one that fails.
+    reads_to_fault: Option<u32>,
     rates: FaultRates,
     random: u64,
 }
@@ -65,6 +68,10 @@ impl State {
     }
 
     fn next_read_fails(&mut self) -> bool {
+        if let Some(left) = self.reads_to_fault {
+            self.reads_to_fault = left.checked_sub(1);
+            return left == 0;
+        }
         if self.reads_to_fail > 0 {
             self.reads_to_fail -= 1;
             return true;
@@ -90,6 +97,7 @@ impl<K: Kv> FaultKv<K> {
         let state = State {
             script: VecDeque::new(),
             reads_to_fail: 0,
+            reads_to_fault: None,
             rates,
             random: seed,
         };
@@ -111,6 +119,16 @@ impl<K: Kv> FaultKv<K> {
     /// Makes the next `count` reads fail.
     pub fn fail_reads(&self, count: u32) {
         self.state.lock().reads_to_fail = count;
+    }
+
+    /// Makes one read fail, `count` others before it.
+    pub fn fail_read_after(&self, count: u32) {
+        self.state.lock().reads_to_fault = Some(count);
+    }
+
+    /// Whether the read that was to fail has not come.
+    pub fn read_fault_is_left(&self) -> bool {
+        self.state.lock().reads_to_fault.is_some()
     }
 
     /// From now on faults strike by chance as `rates` says.
@@ -157,6 +175,11 @@ impl<K: Kv> Kv for FaultKv<K> {
             }
         }
         self.inner.commit(mutation).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        self.before_read()?;
+        self.inner.snapshot().await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use crate::limits::SCAN_ROWS_MAX;
 struct State {
     rows: BTreeMap<Bytes, Value>,
     last: u64,
+    is_snapshot: bool,
 }
 
 #[derive(Default)]
@@ -87,6 +89,9 @@ impl Kv for MemoryKv {
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
         validate(&mutation)?;
         let mut state = self.state.write();
+        if state.is_snapshot {
+            return Err(CommitError::Refused("a snapshot takes no writes".to_owned()));
+        }
         let sequence = Sequence(state.last + 1);
         let mut group = Group::default();
         group.admit(&state.rows, mutation, sequence)?;
@@ -98,6 +103,17 @@ impl Kv for MemoryKv {
             };
         }
         Ok(sequence)
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        let state = self.state.read();
+        Ok(Arc::new(Self {
+            state: RwLock::new(State {
+                rows: state.rows.clone(),
+                last: state.last,
+                is_snapshot: true,
+            }),
+        }))
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the metadata store measures of itself.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
+};
 
 pub struct KvMetrics {
     pub group_mutations: Histogram,
@@ -14,6 +16,11 @@ pub struct KvMetrics {
     pub reads: IntCounterVec,
     pub compactions: IntCounter,
     pub is_poisoned: IntGauge,
+    /// Bytes of the table and blob files by family.
+    pub file_bytes: IntGaugeVec,
+    /// Memory in use for blocks, filters and indexes that were read, and for rows not yet written to tables.
+    pub block_cache_bytes: IntGauge,
+    pub memtable_bytes: IntGauge,
 }
 
 impl KvMetrics {
@@ -76,6 +83,22 @@ impl KvMetrics {
                 "cairn_kv_log_poisoned",
                 "1 once a write or sync of the commit log has failed.",
             )?,
+            file_bytes: file_bytes(registry)?,
+            block_cache_bytes: gauge(
+                "cairn_kv_block_cache_bytes",
+                "Memory in use for what was read of tables, filters and indexes included.",
+            )?,
+            memtable_bytes: gauge(
+                "cairn_kv_memtable_bytes",
+                "Memory in use for rows not yet written to tables.",
+            )?,
         })
     }
+}
+
+fn file_bytes(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    let told = Opts::new("cairn_kv_file_bytes", "Bytes of table and blob files by column family.");
+    let made = IntGaugeVec::new(told, &["family"])?;
+    registry.register(Box::new(made.clone()))?;
+    Ok(made)
 }

@@ -5,12 +5,15 @@
 //! all effects atomically, in one total order.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::ids::Sequence;
 
+#[cfg(test)]
+pub mod broken;
 mod committer;
 pub mod fault;
 mod group;
@@ -21,6 +24,7 @@ pub mod metrics;
 mod mutation;
 mod range;
 pub mod rocks;
+pub mod skim;
 #[cfg(test)]
 mod suite;
 
@@ -167,11 +171,15 @@ pub trait Kv: Send + Sync + 'static {
 
     /// Checks the guards and applies the effects, atomically. Returns the sequence that the written rows carry.
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError>;
+
+    /// The store between two commits: its reads see no later one, and it refuses to commit. For who reads for long. What is
+    /// overwritten or deleted takes up room until it is dropped.
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError>;
 }
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
-impl<K: Kv + ?Sized> Kv for std::sync::Arc<K> {
+impl<K: Kv + ?Sized> Kv for Arc<K> {
     async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadError> {
         (**self).get(key).await
     }
@@ -186,5 +194,9 @@ impl<K: Kv + ?Sized> Kv for std::sync::Arc<K> {
 
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
         (**self).commit(mutation).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        (**self).snapshot().await
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::{CommitError, Counter, Direction, Family, Fold, Guard, Kv, Mutation, Row, Scan};
+use super::{CommitError, Counter, Direction, Family, Fold, Guard, Kv, Mutation, Row, Scan, Value};
 use crate::ids::Sequence;
 use crate::limits::{ENCODED_KEY_BYTES_MAX, MUTATION_BYTES_MAX, MUTATION_EFFECTS_MAX, SCAN_ROWS_MAX};
 
@@ -19,6 +19,7 @@ pub(super) async fn run(kv: &dyn Kv) {
     deferred_is_seen_at_once(kv).await;
     over_the_limits_is_refused(kv).await;
     many_writers_lose_nothing(kv).await;
+    a_snapshot_stands_still(kv).await;
 }
 
 /// A key of the test table in `family`.
@@ -55,6 +56,38 @@ async fn rows_carry_their_commit(kv: &dyn Kv) {
         last = kv.commit(gone).await.unwrap();
         assert_eq!(kv.get(&key).await.unwrap(), None);
     }
+}
+
+async fn a_snapshot_stands_still(kv: &dyn Kv) {
+    let keys = ["a", "b", "c"].map(|name| key(Family::References, &format!("snapshot {name}")));
+    for key in &keys[..2] {
+        kv.commit(put(key, "before")).await.unwrap();
+    }
+    let whole = Scan {
+        start: Bound::Included(keys[0].clone()),
+        end: Bound::Included(keys[2].clone()),
+        limit: 10,
+        direction: Direction::Forward,
+        fold: None,
+    };
+    let before = kv.scan(whole.clone()).await.unwrap();
+    let view = kv.snapshot().await.unwrap();
+    let mut change = put(&keys[0], "after");
+    change.delete(keys[1].clone());
+    change.put(keys[2].clone(), "new");
+    kv.commit(change).await.unwrap();
+    assert_eq!(view.scan(whole.clone()).await.unwrap(), before);
+    let found: Vec<_> = view.get_many(&keys).await.unwrap();
+    let bytes = |row: &Option<Value>| row.as_ref().map(|row| row.bytes.clone());
+    let old = Some(Bytes::from_static(b"before"));
+    assert_eq!(found.iter().map(bytes).collect::<Vec<_>>(), [old.clone(), old, None]);
+    assert_eq!(view.get(&keys[2]).await.unwrap(), None);
+    let again = view.snapshot().await.unwrap();
+    drop(view);
+    assert_eq!(again.scan(whole.clone()).await.unwrap(), before);
+    let refused = again.commit(put(&keys[0], "late")).await;
+    assert!(matches!(refused, Err(CommitError::Refused(_))));
+    assert_eq!(kv.scan(whole).await.unwrap().len(), 2);
 }
 
 async fn every_guard_holds_and_fails(kv: &dyn Kv) {

@@ -9,6 +9,9 @@ const RECORD: &str = "chunk";
 const FORMAT: u8 = 1;
 /// The record did not read back: a later upload of the same bytes stores them anew.
 const FLAG_DAMAGED: u8 = 1;
+/// The record is encrypted.
+const FLAG_ENCRYPTED: u8 = 2;
+const FLAGS: u8 = FLAG_DAMAGED | FLAG_ENCRYPTED;
 
 /// A record in a pack, as rows name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,16 +31,18 @@ pub struct Place {
 pub struct ChunkRow {
     pub place: Place,
     pub damaged: bool,
+    pub encrypted: bool,
     /// Flag bits of later versions.
     pub other_flags: u8,
     pub unknown: UnknownFields,
 }
 
 impl ChunkRow {
-    pub fn new(place: Place) -> Self {
+    pub fn new(place: Place, encrypted: bool) -> Self {
         Self {
             place,
             damaged: false,
+            encrypted,
             other_flags: 0,
             unknown: UnknownFields::default(),
         }
@@ -46,13 +51,14 @@ impl ChunkRow {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::new(FORMAT);
         let damaged = if self.damaged { FLAG_DAMAGED } else { 0 };
+        let encrypted = if self.encrypted { FLAG_ENCRYPTED } else { 0 };
         writer
             .bytes(&self.place.pack.0)
             .u32(self.place.offset)
             .u32(self.place.stored_len)
             .u32(self.place.raw_len)
             .u8(self.place.codec)
-            .u8((self.other_flags & !FLAG_DAMAGED) | damaged);
+            .u8((self.other_flags & !FLAGS) | damaged | encrypted);
         self.unknown.write(&mut writer);
         writer.finish()
     }
@@ -74,7 +80,8 @@ impl ChunkRow {
         Ok(Self {
             place,
             damaged: flags & FLAG_DAMAGED != 0,
-            other_flags: flags & !FLAG_DAMAGED,
+            encrypted: flags & FLAG_ENCRYPTED != 0,
+            other_flags: flags & !FLAGS,
             unknown,
         })
     }
@@ -88,10 +95,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunk_rows_round_trip(fixed in any::<([u8; 16], u32, u32, u32, u8, bool, u8)>(), unknown in unknown_fields()) {
-            let (pack, offset, stored_len, raw_len, codec, damaged, flags) = fixed;
+        fn chunk_rows_round_trip(fixed in any::<([u8; 16], u32, u32, u32, u8, bool, bool, u8)>(), unknown in unknown_fields()) {
+            let (pack, offset, stored_len, raw_len, codec, damaged, encrypted, flags) = fixed;
             let place = Place { pack: PackId(pack), offset, stored_len, raw_len, codec };
-            let row = ChunkRow { place, damaged, other_flags: flags & !FLAG_DAMAGED, unknown };
+            let row = ChunkRow { place, damaged, encrypted, other_flags: flags & !FLAGS, unknown };
             prop_assert_eq!(ChunkRow::decode(row.encode()).unwrap(), row);
         }
 

@@ -2,8 +2,10 @@
 
 pub mod bucket;
 pub mod chunk;
+pub mod collector;
 pub mod data;
 pub mod domain;
+pub mod encryption;
 pub mod key;
 pub mod object;
 pub mod pack;

@@ -11,7 +11,7 @@
 //! | 34..36 | parts of the ETag, 0: no multipart object |
 //! | 36 | storage class: 0 STANDARD, 255 the tagged field names it |
 //! | 37, 38 | checksum algorithm and kind, 0: none |
-//! | 39 | payload: 0 none, 1 body row, 2 data |
+//! | 39 | payload: 0 none, 1 body row, 2 data, 3 encrypted body row |
 //! | 40..56 | data id; names the aux row of an object without payload too |
 
 use bytes::Bytes;
@@ -45,11 +45,13 @@ pub enum Payload {
     None = 0,
     Body = 1,
     Data = 2,
+    /// A body that its row holds encrypted.
+    EncryptedBody = 3,
 }
 
 impl Payload {
     fn from_code(code: u8) -> Option<Self> {
-        [Self::None, Self::Body, Self::Data]
+        [Self::None, Self::Body, Self::Data, Self::EncryptedBody]
             .into_iter()
             .find(|payload| *payload as u8 == code)
     }

@@ -7,8 +7,9 @@ use crate::meta::record::{Malformed, Reader, UnknownFields, Writer};
 
 const RECORD: &str = "pack";
 const FORMAT: u8 = 1;
-const TAG_BYTES: u8 = 1;
-const TAG_OTHER: u8 = 2;
+const TAG_CONDEMNED: u8 = 1;
+const TAG_BYTES: u8 = 2;
+const TAG_OTHER: u8 = 3;
 
 /// A pack's life, from `Pending` to `Active` and then downward only (invariant I4); the numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub enum PackState {
     Active = 1,
     /// Its live records are being moved; no chunk row comes to point to it any more.
     Evacuating = 2,
-    /// No chunk row points to it; its file is being deleted.
+    /// No chunk row points to it; its file is deleted once the restore window lets it go.
     Condemned = 3,
     /// It is being put into the cloud, or was; no chunk row points to it yet.
     Pending = 4,
@@ -61,6 +62,8 @@ pub struct PackRow {
     /// One for each copy or stripe of the layout.
     pub placement: Vec<Backend>,
     pub created: Timestamp,
+    /// When it was condemned.
+    pub condemned: Option<Timestamp>,
     /// Of a pack that is, or is to be, in the cloud, where nobody asks for lengths at a start: its bytes.
     pub bytes: Option<u64>,
     /// Where a second copy may be, whole or not, while the pack moves from one backend to the other.
@@ -76,6 +79,7 @@ impl PackRow {
             layout: Layout::Single,
             placement: vec![Backend::Local],
             created,
+            condemned: None,
             bytes: None,
             other: None,
             unknown: UnknownFields::default(),
@@ -96,6 +100,11 @@ impl PackRow {
         self.placement.first().copied().unwrap_or(Backend::Local)
     }
 
+    /// Whether the cloud may have a copy, whole or not.
+    pub fn may_be_in_cloud(&self) -> bool {
+        self.backend() == Backend::Cloud || self.other == Some(Backend::Cloud)
+    }
+
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::new(FORMAT);
         writer
@@ -105,6 +114,9 @@ impl PackRow {
         writer.varint(self.placement.len() as u64);
         for backend in &self.placement {
             writer.u8(*backend as u8);
+        }
+        if let Some(condemned) = self.condemned {
+            writer.field(TAG_CONDEMNED, &condemned.unix_ms().to_le_bytes());
         }
         if let Some(bytes) = self.bytes {
             writer.field(TAG_BYTES, &bytes.to_le_bytes());
@@ -132,16 +144,16 @@ impl PackRow {
             let backend = Backend::from_u8(reader.u8()?);
             placement.push(backend.ok_or_else(|| reader.malformed("unknown backend"))?);
         }
-        let (mut length, mut other, mut unknown) = (None, None, UnknownFields::default());
+        let (mut condemned, mut length, mut other) = (None, None, None);
+        let mut unknown = UnknownFields::default();
         while let Some((tag, bytes)) = reader.field()? {
             match tag {
-                TAG_BYTES => {
-                    let bytes = bytes.as_ref().try_into();
-                    let bytes = bytes.map_err(|_| reader.malformed("its length is not eight bytes"))?;
-                    length = Some(u64::from_le_bytes(bytes));
+                TAG_CONDEMNED => {
+                    condemned = Some(Timestamp::from_unix_ms(Reader::bare(RECORD, bytes).u64()?));
                 }
+                TAG_BYTES => length = Some(Reader::bare(RECORD, bytes).u64()?),
                 TAG_OTHER => {
-                    let backend = bytes.first().copied().and_then(Backend::from_u8);
+                    let backend = Backend::from_u8(Reader::bare(RECORD, bytes).u8()?);
                     other = Some(backend.ok_or_else(|| reader.malformed("unknown backend"))?);
                 }
                 _ => unknown.keep(tag, bytes),
@@ -152,6 +164,7 @@ impl PackRow {
             layout: Layout::Single,
             placement,
             created,
+            condemned,
             bytes: length,
             other,
             unknown,
@@ -171,12 +184,13 @@ mod tests {
             state in prop::sample::select(PackState::ALL.to_vec()),
             created in any::<u64>(),
             placement in prop::collection::vec(prop::sample::select(Backend::ALL.to_vec()), 0..4),
+            condemned in any::<Option<u64>>(),
             bytes in any::<Option<u64>>(),
             other in prop::option::of(prop::sample::select(Backend::ALL.to_vec())),
             unknown in unknown_fields(),
         ) {
-            let created = Timestamp::from_unix_ms(created);
-            let row = PackRow { state, layout: Layout::Single, placement, created, bytes, other, unknown };
+            let (created, condemned) = (Timestamp::from_unix_ms(created), condemned.map(Timestamp::from_unix_ms));
+            let row = PackRow { state, layout: Layout::Single, placement, created, condemned, bytes, other, unknown };
             prop_assert_eq!(PackRow::decode(row.encode()).unwrap(), row);
         }
 

@@ -8,8 +8,11 @@ use crate::meta::record::{Malformed, Reader, UnknownFields, Writer};
 
 const RECORD: &str = "scrub";
 const FORMAT: u8 = 1;
+const TAG_OBJECT: u8 = 1;
+const TAG_BODIES: u8 = 2;
 
-/// Began u64, finished u64, running u8, last pack 16, records u64, bytes u64, damaged u64, healed u64; no tagged fields yet.
+/// Began u64, finished u64, running u8, last pack 16, records u64, bytes u64, damaged u64, healed u64; tagged: key of the last
+/// object row, bodies u64.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScrubRow {
     /// Of the pass that runs, or of the last one.
@@ -24,6 +27,10 @@ pub struct ScrubRow {
     pub bytes: u64,
     pub damaged: u64,
     pub healed: u64,
+    /// All objects up to the one whose row has this key are done; empty: none. Objects come behind all packs.
+    pub last_object: Bytes,
+    /// Bodies of small objects that the pass has verified.
+    pub bodies: u64,
     pub unknown: UnknownFields,
 }
 
@@ -39,6 +46,8 @@ impl Default for ScrubRow {
             bytes: 0,
             damaged: 0,
             healed: 0,
+            last_object: Bytes::new(),
+            bodies: 0,
             unknown: UnknownFields::default(),
         }
     }
@@ -56,6 +65,12 @@ impl ScrubRow {
             .u64(self.bytes)
             .u64(self.damaged)
             .u64(self.healed);
+        if !self.last_object.is_empty() {
+            writer.field(TAG_OBJECT, &self.last_object);
+        }
+        if self.bodies > 0 {
+            writer.field(TAG_BODIES, &self.bodies.to_le_bytes());
+        }
         self.unknown.write(&mut writer);
         writer.finish()
     }
@@ -75,10 +90,16 @@ impl ScrubRow {
             bytes: reader.u64()?,
             damaged: reader.u64()?,
             healed: reader.u64()?,
+            last_object: Bytes::new(),
+            bodies: 0,
             unknown: UnknownFields::default(),
         };
         while let Some((tag, bytes)) = reader.field()? {
-            row.unknown.keep(tag, bytes);
+            match tag {
+                TAG_OBJECT => row.last_object = bytes,
+                TAG_BODIES => row.bodies = Reader::bare(RECORD, bytes).u64()?,
+                _ => row.unknown.keep(tag, bytes),
+            }
         }
         Ok(row)
     }
@@ -92,10 +113,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn scrub_rows_round_trip(fixed in any::<(u64, u64, bool, [u8; 16], [u64; 4])>(), unknown in unknown_fields()) {
-            let (began, finished, running, last, [records, bytes, damaged, healed]) = fixed;
+        fn scrub_rows_round_trip(fixed in any::<(u64, u64, bool, [u8; 16], [u64; 5])>(), object in any::<Vec<u8>>(), unknown in unknown_fields()) {
+            let (began, finished, running, last, [records, bytes, damaged, healed, bodies]) = fixed;
+            let last_object = object.into();
             let (began, finished) = (Timestamp::from_unix_ms(began), Timestamp::from_unix_ms(finished));
-            let row = ScrubRow { began, finished, running, last: PackId(last), records, bytes, damaged, healed, unknown };
+            let row = ScrubRow { began, finished, running, last: PackId(last), records, bytes, damaged, healed, last_object, bodies, unknown };
             prop_assert_eq!(ScrubRow::decode(row.encode()).unwrap(), row);
         }
 

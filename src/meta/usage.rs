@@ -35,13 +35,14 @@ mod tests {
     #[test]
     fn rows_are_summed_by_pack() {
         let row = |pack: u8, stored_len, raw_len| {
-            ChunkRow::new(Place {
+            let place = Place {
                 pack: PackId([pack; 16]),
                 offset: 0,
                 stored_len,
                 raw_len,
                 codec: 0,
-            })
+            };
+            ChunkRow::new(place, false)
         };
         let mut tally = Tally::default();
         for row in [row(1, 10, 20), row(1, 5, 6), row(2, 7, 7)] {

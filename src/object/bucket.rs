@@ -233,6 +233,15 @@ impl Objects {
     /// The secret behind what clients carry for us. Made once for the store.
     pub async fn store_secret(&self) -> Result<[u8; TOKEN_KEY_BYTES], StoreError> {
         let row = key::store(TOKEN_KEY_ROW);
+        if let Some(secret) = self.chunks.token_key() {
+            // Of the time before the store was encrypted.
+            if self.kv.get(&row).await?.is_some() {
+                let mut mutation = Mutation::new();
+                mutation.delete(row);
+                self.kv.commit(mutation).await?;
+            }
+            return Ok(secret);
+        }
         loop {
             if let Some(value) = self.kv.get(&row).await? {
                 let malformed = crate::meta::record::Malformed {

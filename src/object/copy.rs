@@ -128,10 +128,10 @@ impl Objects {
         let algorithm = asked.or(stored.as_ref().map(|stored| stored.algorithm));
         let algorithm = algorithm.unwrap_or(ChecksumAlgorithm::Crc64Nvme);
         match source.payload {
-            Payload::None | Payload::Body => {
+            Payload::None | Payload::Body | Payload::EncryptedBody => {
                 let bytes = match source.payload {
-                    Payload::Body => self.body_of(source).await?.ok_or(StoreError::Contended)?,
-                    _ => Bytes::new(),
+                    Payload::None => Bytes::new(),
+                    _ => self.body_of(source).await?.ok_or(StoreError::Contended)?,
                 };
                 let checksum = (!keeps).then(|| {
                     let mut hasher = Hasher::new(algorithm);

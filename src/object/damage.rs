@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::chunk::Finding;
 use crate::ids::{BucketId, DataId};
-use crate::meta::key;
+use crate::kv::ReadError;
+use crate::kv::skim::Skim;
+use crate::meta::key::{self, Table};
 use crate::meta::object::ObjectHead;
+use crate::object::inspect::STEP_ROWS;
+use crate::object::walk::{bucket, skims};
 use crate::object::{Objects, StoreError};
 
 /// A damaged chunk as the operator sees it.
@@ -97,18 +101,29 @@ impl Objects {
 
     /// Whether the row still stands for the data: an object may have been overwritten.
     async fn owns(&self, owner: &[u8], data: DataId, is_upload: bool) -> Result<bool, StoreError> {
-        let Some(value) = self.kv.get(owner).await? else {
-            return Ok(false);
+        let value = match self.kv.get(owner).await {
+            Ok(Some(value)) => value,
+            Ok(None) => return Ok(false),
+            // Nothing says otherwise.
+            Err(ReadError::Corrupt(_)) => return Ok(true),
+            Err(error) => return Err(error.into()),
         };
-        Ok(is_upload || ObjectHead::decode(&value.bytes)?.data == data)
+        Ok(is_upload || ObjectHead::decode(&value.bytes).is_ok_and(|head| head.data == data))
     }
 
-    async fn bucket_names(&self, wanted: &HashSet<BucketId>) -> Result<HashMap<BucketId, String>, StoreError> {
+    pub(super) async fn bucket_names(
+        &self,
+        wanted: &HashSet<BucketId>,
+    ) -> Result<HashMap<BucketId, String>, StoreError> {
         let mut names = HashMap::new();
-        let mut buckets = pin!(self.buckets());
-        while let Some(bucket) = buckets.try_next().await? {
-            if wanted.contains(&bucket.id) {
-                names.insert(bucket.id, bucket.name);
+        let mut steps = pin!(skims(&*self.kv, key::table(Table::Bucket), STEP_ROWS));
+        while let Some(step) = steps.try_next().await? {
+            let Skim::Rows(rows) = step else { continue };
+            // A row that cannot be read names nothing; a check tells it.
+            for bucket in rows.into_iter().filter_map(|row| bucket(row).ok()) {
+                if wanted.contains(&bucket.id) {
+                    names.insert(bucket.id, bucket.name);
+                }
             }
         }
         Ok(names)

@@ -148,22 +148,25 @@ impl Objects {
                 let stream = self.chunks.read(record.data, first..first + length).await?;
                 Ok(Some(ObjectBody::Stream(stream)))
             }
-            Payload::Body | Payload::None => {
-                let Some(body) = self.kv.get(&key::body(record.data)).await? else {
+            Payload::Body | Payload::EncryptedBody | Payload::None => {
+                let Some(body) = self.body_of(record).await? else {
                     return Ok(None);
                 };
-                let first = usize::try_from(first).unwrap_or(usize::MAX).min(body.bytes.len());
-                let length = usize::try_from(length)
-                    .unwrap_or(usize::MAX)
-                    .min(body.bytes.len() - first);
-                Ok(Some(ObjectBody::Inline(body.bytes.slice(first..first + length))))
+                let first = usize::try_from(first).unwrap_or(usize::MAX).min(body.len());
+                let length = usize::try_from(length).unwrap_or(usize::MAX).min(body.len() - first);
+                Ok(Some(ObjectBody::Inline(body.slice(first..first + length))))
             }
         }
     }
 
     /// The payload of a small object; `None`: the row is gone.
     pub(super) async fn body_of(&self, record: &ObjectRecord) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.kv.get(&key::body(record.data)).await?.map(|body| body.bytes))
+        match self.kv.get(&key::body(record.data)).await? {
+            Some(row) if record.payload == Payload::EncryptedBody => {
+                Ok(Some(self.chunks.open_body(record.data, &row.bytes).await?))
+            }
+            row => Ok(row.map(|row| row.bytes)),
+        }
     }
 
     async fn select(&self, record: &ObjectRecord, request: &GetRequest) -> Result<Selected, GetError> {

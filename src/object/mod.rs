@@ -19,12 +19,14 @@ mod delete;
 mod error;
 mod get;
 pub(crate) mod headers;
+mod inspect;
 mod list;
 mod multipart;
 mod place;
 mod put;
 mod receive;
 mod requests;
+mod sample;
 mod scrub;
 mod settings;
 pub mod types;
@@ -34,7 +36,8 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use check::{BadObject, CheckProgress, CheckReport};
+pub use crate::chunk::{CheckProgress, Progress, Stage};
+pub use check::{BadObject, CheckReport, UnreadObjects};
 pub use damage::{Damage, DamagedObject};
 pub use error::{
     BucketTagsError, CompleteError, CopyError, CopyPartError, CreateUploadError, DeleteBucketError, DeleteError,
@@ -48,6 +51,7 @@ pub use requests::{
     ListParts, ListRequest, ListUploads, ObjectBody, PartPage, PutRequest, UploadEntry, UploadPage, UploadPart,
     UploadPartCopy, Usage, Written,
 };
+pub use sample::Sampled;
 pub use scrub::{ScrubHandle, ScrubStatus};
 pub use settings::UnknownSetting;
 
@@ -61,7 +65,7 @@ pub struct Objects {
     boot: [u8; 16],
     keys: KeyLocks,
     completing: multipart::Completing,
-    /// Held by a tick of the sweeper, and by a recount.
+    /// Held by a tick of the sweeper.
     sweeping: tokio::sync::Mutex<()>,
     found: scrub::Found,
 }

@@ -24,6 +24,7 @@ const GUARD_OBJECT: usize = 1;
 pub(super) enum Content<'a> {
     None,
     Body(Bytes),
+    EncryptedBody(Bytes),
     Data(&'a StoredData),
 }
 
@@ -32,6 +33,7 @@ impl Content<'_> {
         match self {
             Self::None => Payload::None,
             Self::Body(_) => Payload::Body,
+            Self::EncryptedBody(_) => Payload::EncryptedBody,
             Self::Data(_) => Payload::Data,
         }
     }
@@ -111,10 +113,14 @@ impl Objects {
         let extra = None;
         match arrived {
             Arrived::Inline(bytes) => {
-                let content = if bytes.is_empty() {
-                    Content::None
-                } else {
-                    Content::Body(bytes)
+                let sealed = match bytes.len() {
+                    0 => Ok(None),
+                    _ => self.chunks.seal_body(bucket.domain, record.data, &bytes).await,
+                };
+                let content = match sealed.map_err(StoreError::from)? {
+                    _ if bytes.is_empty() => Content::None,
+                    Some(sealed) => Content::EncryptedBody(sealed),
+                    None => Content::Body(bytes),
                 };
                 record.payload = content.payload();
                 self.place(Placement {
@@ -176,7 +182,9 @@ impl Objects {
             }
             match &placement.content {
                 Content::None => {}
-                Content::Body(bytes) => mutation.put(key::body(placement.record.data), bytes.clone()),
+                Content::Body(bytes) | Content::EncryptedBody(bytes) => {
+                    mutation.put(key::body(placement.record.data), bytes.clone())
+                }
                 Content::Data(data) => self.chunks.publish(&mut mutation, data, row.clone()),
             }
             let mut change = UsageChange {
@@ -217,7 +225,7 @@ impl Objects {
     pub(super) fn free(&self, mutation: &mut Mutation, value: &Value, head: &ObjectHead) -> Result<(), StoreError> {
         match head.payload {
             Payload::None => {}
-            Payload::Body => mutation.delete(key::body(head.data)),
+            Payload::Body | Payload::EncryptedBody => mutation.delete(key::body(head.data)),
             Payload::Data => self.chunks.release(mutation, head.data),
         }
         if head.has_aux() {

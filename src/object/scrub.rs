@@ -1,21 +1,28 @@
-//! The scrub: goes over all packs at a low rate, again and again, and tells what is damaged by bucket and key.
+//! The scrub: goes over all packs, then over the bodies of small objects, at a low rate, again and again, and tells what is
+//! damaged by bucket and key.
 //!
 //! A row says how far a pass has come, so that a restart goes on there. What a pass finds wrong is noted in the chunk's
 //! row, which outlives it; the list that health and the operator read is of this process.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{CollectError, Pace, ScrubReport, pack};
 use crate::ids::PackId;
-use crate::kv::Mutation;
-use crate::meta::key;
+use crate::kv::skim::{Skim, after};
+use crate::kv::{Mutation, ReadError};
+use crate::meta::key::{self, Table};
 use crate::meta::scrub::ScrubRow;
-use crate::object::{Damage, DamagedObject, Objects, StoreError};
+use crate::object::inspect::{Inspected, Look, STEP_ROWS, told_as};
+use crate::object::walk::skims;
+use crate::object::{BadObject, Damage, DamagedObject, Objects, StoreError};
 
 const ROW: &str = "scrub";
 /// A slower scrub would be none: a store of any size is read at this rate at least.
@@ -37,30 +44,51 @@ pub struct ScrubStatus {
     pub total_bytes: u64,
     /// What this process has found in the pass under way and in the one before.
     pub damage: Vec<Damage>,
+    pub bad_objects: Vec<BadObject>,
 }
 
 /// What was found, of the pass under way and of the one before.
 #[derive(Default)]
-pub(super) struct Found(Mutex<(Vec<Damage>, Vec<Damage>)>);
+pub(super) struct Found {
+    damage: Mutex<(Vec<Damage>, Vec<Damage>)>,
+    objects: Mutex<(Vec<BadObject>, Vec<BadObject>)>,
+}
 
 impl Found {
     fn begin_pass(&self) {
-        let mut found = self.0.lock();
-        found.1 = std::mem::take(&mut found.0);
+        let mut damage = self.damage.lock();
+        damage.1 = std::mem::take(&mut damage.0);
+        let mut objects = self.objects.lock();
+        objects.1 = std::mem::take(&mut objects.0);
     }
 
     fn add(&self, damage: Damage) {
-        let mut found = self.0.lock();
+        let mut found = self.damage.lock();
         if found.0.len() < FINDINGS_MAX {
             found.0.push(damage);
         }
     }
 
+    fn add_object(&self, bad: BadObject) {
+        let mut found = self.objects.lock();
+        if found.0.len() < FINDINGS_MAX {
+            found.0.push(bad);
+        }
+    }
+
     /// Each chunk once, by what was found last.
     fn all(&self) -> Vec<Damage> {
-        let found = self.0.lock();
+        let found = self.damage.lock();
         let known = |chunk: &str| found.0.iter().any(|damage| damage.chunk == chunk);
         let before = found.1.iter().filter(|damage| !known(&damage.chunk));
+        found.0.iter().chain(before).cloned().collect()
+    }
+
+    /// Each object once, likewise.
+    fn all_objects(&self) -> Vec<BadObject> {
+        let found = self.objects.lock();
+        let known = |object: &DamagedObject| found.0.iter().any(|bad| bad.object == *object);
+        let before = found.1.iter().filter(|bad| !known(&bad.object));
         found.0.iter().chain(before).cloned().collect()
     }
 }
@@ -142,6 +170,11 @@ impl Objects {
             if pack <= row.last {
                 continue;
             }
+            match self.scrub_footer(pack).await {
+                Ok(damaged) => row.damaged += damaged,
+                Err(StoreError::Read(error)) if !matches!(error, ReadError::Corrupt(_)) => return Err(error.into()),
+                Err(error) => tracing::error!(%pack, %error, "a pack's footer could not be looked at"),
+            }
             match self.scrub_pack(pack, pace).await {
                 Ok(report) => {
                     row.records += report.records;
@@ -156,13 +189,14 @@ impl Objects {
                         self.tell(damage);
                     }
                 }
-                Err(CollectError::Meta(error)) => return Err(error.into()),
+                Err(CollectError::Meta(error)) if !error.is_damage() => return Err(error.into()),
                 // Its table cannot be read now: the others go on.
                 Err(error) => tracing::error!(%pack, %error, "a pack could not be scrubbed"),
             }
             row.last = pack;
             self.keep_scrub_row(&row).await?;
         }
+        self.scrub_objects(&mut row, pace).await?;
         (row.running, row.finished) = (false, self.clock.now());
         self.keep_scrub_row(&row).await?;
         self.chunks
@@ -172,9 +206,82 @@ impl Objects {
             bytes = row.bytes,
             damaged = row.damaged,
             healed = row.healed,
-            "all packs are scrubbed"
+            bodies = row.bodies,
+            "all packs and small objects are scrubbed"
         );
         Ok(row)
+    }
+
+    /// Looks at the footer of one pack; returns how many chunks are lost with it.
+    async fn scrub_footer(&self, pack: PackId) -> Result<u64, StoreError> {
+        let lost = match self.chunks.scrub_footer(pack).await {
+            Err(CollectError::Meta(error)) => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%pack, %error, "a pack's footer cannot be read");
+                return Ok(0);
+            }
+            Ok(lost) => lost,
+        };
+        let count = lost.len() as u64;
+        for damage in self.named(lost).await? {
+            self.tell(damage);
+        }
+        Ok(count)
+    }
+
+    /// Reads the bodies that are in the metadata store, and looks whether what each object refers to is there.
+    async fn scrub_objects(&self, row: &mut ScrubRow, pace: Pace) -> Result<(), StoreError> {
+        let objects = key::table(Table::Object);
+        let from = if row.last_object.is_empty() {
+            objects.start
+        } else {
+            after(&row.last_object)
+        };
+        let look = Look {
+            bodies: true,
+            down: false,
+        };
+        let mut steps = pin!(skims(&*self.kv, from..objects.end, STEP_ROWS));
+        while let Some(step) = steps.try_next().await? {
+            let (bad, inspected) = match step {
+                Skim::Gap(gap) => {
+                    row.last_object = gap.keys.end;
+                    let reason = format!("it, or objects behind it, cannot be read: {}", gap.reason);
+                    (vec![(gap.keys.start, reason)], Inspected::default())
+                }
+                Skim::Rows(rows) => {
+                    let mut inspected = self.inspect(&rows, look).await?;
+                    row.last_object = rows.last().map_or(Bytes::new(), |last| last.key.clone());
+                    inspected.bytes += rows.iter().map(|row| row.value.bytes.len() as u64).sum::<u64>();
+                    (std::mem::take(&mut inspected.bad), inspected)
+                }
+            };
+            self.chunks.scrubbed_objects(inspected.bodies, bad.len() as u64);
+            row.bodies += inspected.bodies;
+            row.damaged += bad.len() as u64;
+            self.tell_objects(bad).await?;
+            self.keep_scrub_row(row).await?;
+            pace.wait(inspected.bytes).await;
+        }
+        Ok(())
+    }
+
+    async fn tell_objects(&self, bad: Vec<(Bytes, String)>) -> Result<(), StoreError> {
+        if bad.is_empty() {
+            return Ok(());
+        }
+        let wanted = bad
+            .iter()
+            .filter_map(|(row, _)| Some(key::parse_owner(row)?.0))
+            .collect();
+        let names = self.bucket_names(&wanted).await?;
+        for (row, reason) in bad {
+            let object = told_as(&row, &names);
+            let DamagedObject { bucket, key, .. } = &object;
+            tracing::error!(reason, bucket, key, "an object is damaged");
+            self.found.add_object(BadObject { object, reason });
+        }
+        Ok(())
     }
 
     /// Scrubs one pack, waiting as long as others hold the memory for it.
@@ -192,6 +299,7 @@ impl Objects {
             row: self.scrub_row().await?,
             total_bytes: self.chunks.pack_sizes().iter().map(|(_, bytes)| bytes).sum(),
             damage: self.found.all(),
+            bad_objects: self.found.all_objects(),
         })
     }
 

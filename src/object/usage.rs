@@ -1,14 +1,16 @@
 //! How much is stored: the counters that every commit keeps, and the recount that they must equal (invariant I5).
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 
+use crate::chunk::CheckProgress;
 use crate::ids::BucketId;
-use crate::kv::{Counter, Row};
+use crate::kv::skim::Skim;
+use crate::kv::{Counter, Kv, ReadError, Row};
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::meta::key::{self, Table, UsageKind, UsageScope};
@@ -16,30 +18,146 @@ use crate::meta::object::ObjectHead;
 use crate::meta::record::Malformed;
 use crate::meta::upload::PartRecord;
 use crate::object::requests::Usage;
-use crate::object::{Objects, StoreError};
+use crate::object::walk::{bucket, skims};
+use crate::object::{CheckReport, Objects, StoreError};
 
 /// Bytes of a counter key before its kind: table, scope, id.
 const SCOPE_BYTES: usize = 10;
-/// Recounts that may differ from each other because somebody writes; then the last one is told.
-const RECOUNTS_MAX: u32 = 5;
-const RECOUNT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Objects {
     /// What the counters say of one bucket.
     pub async fn counters(&self, bucket: &Bucket) -> Result<Usage, StoreError> {
-        self.sum_counters(key::prefix_range(scope_prefix(bucket.id))).await
+        counters_in(&*self.kv, key::prefix_range(scope_prefix(bucket.id))).await
     }
 
     /// What the counters say of all buckets together.
     pub async fn counters_total(&self) -> Result<Usage, StoreError> {
         let first = scope_prefix(BucketId(0));
         let scope = first.slice(..2);
-        self.sum_counters(key::prefix_range(scope)).await
+        counters_in(&*self.kv, key::prefix_range(scope)).await
     }
 
-    async fn sum_counters(&self, range: Range<Bytes>) -> Result<Usage, StoreError> {
-        let mut usage = Usage::default();
-        self.each_row(range, |row| {
+    /// Counts the rows of one bucket. Reads page by page: meaningful while nobody writes.
+    #[cfg(test)]
+    pub async fn recount(&self, bucket: &Bucket) -> Result<Usage, StoreError> {
+        let mut report = CheckReport::default();
+        let counted = count_rows(&*self.kv, &mut report, &CheckProgress::default()).await?;
+        assert!(report.is_sound());
+        Ok(counted.get(&bucket.id).copied().unwrap_or_default())
+    }
+
+    /// What the counters, the references and the index say other than the rows and the packs, one sentence each; empty: all
+    /// fits. As of one moment: nobody is held off.
+    pub async fn differences(&self) -> Result<Vec<String>, StoreError> {
+        let mut report = CheckReport::default();
+        self.compare(&mut report, &CheckProgress::default()).await?;
+        let damage = report
+            .damage
+            .iter()
+            .map(|damage| damage.to_string().trim_end().to_owned());
+        Ok(report.differences.iter().cloned().chain(damage).collect())
+    }
+
+    /// Holds the counters of all buckets against the rows that they count. Of what cannot be read the check of the objects
+    /// tells.
+    pub(super) async fn compare_usage(
+        &self,
+        view: &dyn Kv,
+        report: &mut CheckReport,
+        progress: &CheckProgress,
+    ) -> Result<(), StoreError> {
+        let before = report.differences.len();
+        let counted = count_rows(view, report, progress).await?;
+        let is_whole = report.differences.len() == before;
+        let mut steps = pin!(skims(view, key::table(Table::Bucket), limits::LIST_PAGE_MAX));
+        while let Some(step) = steps.try_next().await? {
+            let Skim::Rows(rows) = step else { continue };
+            // A malformed one is told where the names are read.
+            for Bucket { id, name, .. } in rows.into_iter().filter_map(|row| bucket(row).ok()) {
+                let expected = counted.get(&id).copied().unwrap_or_default();
+                match counters_in(view, key::prefix_range(scope_prefix(id))).await {
+                    Ok(found) if found != expected && is_whole => report.differences.push(format!(
+                        "the counters of {name} are {found:?}, the rows say {expected:?}"
+                    )),
+                    Ok(_) => {}
+                    Err(StoreError::Read(ReadError::Corrupt(error))) => {
+                        report
+                            .differences
+                            .push(format!("the counters of {name} cannot be read: {error}"));
+                    }
+                    Err(StoreError::Malformed(error)) => {
+                        report.differences.push(format!("the counters of {name}: {error}"));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What each bucket holds by its rows. Tells rows that cannot be read as a difference.
+async fn count_rows(
+    kv: &dyn Kv,
+    report: &mut CheckReport,
+    progress: &CheckProgress,
+) -> Result<HashMap<BucketId, Usage>, StoreError> {
+    let mut counted: HashMap<BucketId, Usage> = HashMap::new();
+    for table in [Table::Object, Table::Part] {
+        let mut steps = pin!(skims(kv, key::table(table), limits::LIST_PAGE_MAX));
+        while let Some(step) = steps.try_next().await? {
+            let rows = match step {
+                Skim::Rows(rows) => rows,
+                Skim::Gap(gap) => {
+                    let (from, until) = (hex::encode(&gap.keys.start), hex::encode(&gap.keys.end));
+                    report.differences.push(format!(
+                        "rows from {from} on up to {until} cannot be read, so that the counters of buckets are not compared: {}",
+                        gap.reason
+                    ));
+                    continue;
+                }
+            };
+            progress.add(rows.len() as u64);
+            for row in rows {
+                if let Err(error) = count_row(table, &row, &mut counted) {
+                    let row = hex::encode(&row.key);
+                    report.differences.push(format!("row {row} is not counted: {error}"));
+                }
+            }
+        }
+    }
+    Ok(counted)
+}
+
+fn count_row(table: Table, row: &Row, counted: &mut HashMap<BucketId, Usage>) -> Result<(), Malformed> {
+    if table == Table::Part {
+        let part = PartRecord::decode(row.value.bytes.clone())?;
+        counted.entry(part.bucket).or_default().upload_bytes += part.size.cast_signed();
+        return Ok(());
+    }
+    let bucket = row
+        .key
+        .get(1..key::OBJECT_PREFIX_BYTES)
+        .and_then(|id| id.try_into().ok());
+    let bucket = bucket.ok_or(Malformed {
+        record: "object",
+        reason: "its key has no bucket",
+    })?;
+    let usage = counted.entry(BucketId(u64::from_be_bytes(bucket))).or_default();
+    usage.objects += 1;
+    usage.bytes += ObjectHead::decode(&row.value.bytes)?.size.cast_signed();
+    Ok(())
+}
+
+async fn counters_in(kv: &dyn Kv, range: Range<Bytes>) -> Result<Usage, StoreError> {
+    let mut usage = Usage::default();
+    let mut steps = pin!(skims(kv, range, limits::LIST_PAGE_MAX));
+    while let Some(step) = steps.try_next().await? {
+        let rows = match step {
+            Skim::Rows(rows) => rows,
+            Skim::Gap(gap) => return Err(ReadError::Corrupt(gap.reason).into()),
+        };
+        for row in rows {
             let malformed = Malformed {
                 record: "usage counter",
                 reason: "it has not 8 bytes",
@@ -51,84 +169,9 @@ impl Objects {
                 Some(&kind) if kind == UsageKind::UploadBytes as u8 => usage.upload_bytes += value,
                 _ => {}
             }
-            Ok(())
-        })
-        .await?;
-        Ok(usage)
-    }
-
-    /// Counts the rows of one bucket. Reads page by page: meaningful while nobody writes.
-    pub async fn recount(&self, bucket: &Bucket) -> Result<Usage, StoreError> {
-        let mut usage = Usage::default();
-        self.each_row(key::objects(bucket.id, ""), |row| {
-            usage.objects += 1;
-            usage.bytes += ObjectHead::decode(&row.value.bytes)?.size.cast_signed();
-            Ok(())
-        })
-        .await?;
-        self.each_row(key::table(Table::Part), |row| {
-            let part = PartRecord::decode(row.value.bytes)?;
-            if part.bucket == bucket.id {
-                usage.upload_bytes += part.size.cast_signed();
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(usage)
-    }
-
-    /// What the counters and the references say other than the rows; empty: all fits. The sweeper and the collector are
-    /// held off, but a request under way may change rows between two reads: what differs counts only if a second look
-    /// finds the same.
-    pub async fn differences(&self) -> Result<Vec<String>, StoreError> {
-        let _swept = self.sweeping.lock().await;
-        let _collected = self.chunks.pause_collector().await;
-        let mut found = self.differences_once().await?;
-        for _ in 0..RECOUNTS_MAX {
-            if found.is_empty() {
-                break;
-            }
-            tokio::time::sleep(RECOUNT_PAUSE).await;
-            let again = self.differences_once().await?;
-            let before = found.len();
-            found.retain(|difference| again.contains(difference));
-            if found.len() == before {
-                break;
-            }
         }
-        Ok(found)
     }
-
-    async fn differences_once(&self) -> Result<Vec<String>, StoreError> {
-        let mut found = Vec::new();
-        let mut buckets = pin!(self.buckets());
-        while let Some(bucket) = buckets.try_next().await? {
-            let (counted, expected) = (self.counters(&bucket).await?, self.recount(&bucket).await?);
-            if counted != expected {
-                let name = &bucket.name;
-                found.push(format!(
-                    "the counters of {name} are {counted:?}, the rows say {expected:?}"
-                ));
-            }
-        }
-        let recount = self.chunks.recount().await?;
-        found.extend(recount.differences.iter().map(ToString::to_string));
-        Ok(found)
-    }
-
-    async fn each_row(
-        &self,
-        range: Range<Bytes>,
-        mut visit: impl FnMut(Row) -> Result<(), Malformed> + Send,
-    ) -> Result<(), StoreError> {
-        let mut pages = pin!(self.pages(range, limits::LIST_PAGE_MAX));
-        while let Some(rows) = pages.try_next().await? {
-            for row in rows {
-                visit(row)?;
-            }
-        }
-        Ok(())
-    }
+    Ok(usage)
 }
 
 fn scope_prefix(bucket: BucketId) -> Bytes {

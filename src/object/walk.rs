@@ -1,40 +1,47 @@
 //! Walks over many rows, a page in memory at a time.
 
-use std::ops::{Bound, Range};
+use std::ops::Range;
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
 
-use crate::kv::{Row, Scan};
+use crate::kv::skim::{Skim, after, skim};
+use crate::kv::{Kv, ReadError, Row};
 use crate::limits;
 use crate::meta::bucket::Bucket;
 use crate::meta::key::{self, Table};
 use crate::meta::record::Malformed;
 use crate::object::{Objects, StoreError};
 
+/// The rows of `range` in pages of at most `limit`, and the stretches that cannot be read.
+pub(super) fn skims(
+    kv: &dyn Kv,
+    range: Range<Bytes>,
+    limit: usize,
+) -> impl Stream<Item = Result<Skim, StoreError>> + Send {
+    let limit = limit.min(limits::SCAN_ROWS_MAX);
+    stream::try_unfold(range, move |left| async move {
+        if left.start >= left.end {
+            return Ok(None);
+        }
+        let step = skim(kv, left.clone(), limit).await?;
+        let next = match &step {
+            Skim::Gap(gap) => gap.keys.end.clone(),
+            Skim::Rows(rows) => match rows.last() {
+                Some(last) => after(&last.key),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some((step, next..left.end)))
+    })
+}
+
 impl Objects {
     /// The rows of `range`, in pages of at most `limit`.
     pub(super) fn pages(&self, range: Range<Bytes>, limit: usize) -> impl Stream<Item = Result<Vec<Row>, StoreError>> {
-        let limit = limit.min(limits::SCAN_ROWS_MAX);
-        stream::try_unfold(Some(Bound::Included(range.start)), move |start| {
-            let end = Bound::Excluded(range.end.clone());
-            async move {
-                let Some(start) = start else { return Ok(None) };
-                let scan = Scan {
-                    start,
-                    end,
-                    limit,
-                    direction: Default::default(),
-                    fold: None,
-                };
-                let rows = self.kv.scan(scan).await?;
-                let Some(last) = rows.last().map(|row| row.key.clone()) else {
-                    return Ok(None);
-                };
-                // Behind a page that is not full there is nothing.
-                let next = (rows.len() == limit).then_some(Bound::Excluded(last));
-                Ok(Some((rows, next)))
-            }
+        skims(&*self.kv, range, limit).and_then(async |step| match step {
+            Skim::Rows(rows) => Ok(rows),
+            Skim::Gap(gap) => Err(ReadError::Corrupt(gap.reason).into()),
         })
     }
 
@@ -47,7 +54,7 @@ impl Objects {
     }
 }
 
-fn bucket(row: Row) -> Result<Bucket, Malformed> {
+pub(super) fn bucket(row: Row) -> Result<Bucket, Malformed> {
     let name = row.key.get(1..).and_then(|name| std::str::from_utf8(name).ok());
     let name = name.ok_or(Malformed {
         record: "bucket",

@@ -12,13 +12,19 @@ use crate::telemetry;
 
 mod body;
 mod check;
+mod drill;
 mod front;
+mod gc;
 mod io_watch;
+pub(crate) mod keyring;
+mod keys;
 mod listener;
 mod lock;
+mod options;
 mod ready;
 mod record;
 pub(crate) mod reply;
+mod restore;
 pub(crate) mod root_key;
 mod service;
 mod state;
@@ -27,8 +33,12 @@ mod tls;
 mod welcome;
 
 pub use check::{CheckError, CheckRequest, check};
+pub use drill::{DrillError, DrillReport, drill};
 pub use front::FrontError;
+pub use keyring::KeyringError;
+pub use keys::{KeyCommandError, list as list_keys, rotate as rotate_key};
 pub use lock::LockError;
+pub use restore::{CommandError as RestoreCommandError, RestoreRequest, restore};
 pub use root_key::RootKeyError;
 pub use stores::StoresError;
 
@@ -41,6 +51,8 @@ pub enum ServeError {
     Threads(io::Error),
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error("{0}: a restore into it did not come to its end; run cairn restore again")]
+    Unfinished(String),
     #[error(transparent)]
     RootKey(#[from] RootKeyError),
     #[error(transparent)]
@@ -61,8 +73,17 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     outcome
 }
 
-fn start(config: Config, registry: Registry) -> Result<(), ServeError> {
+/// Takes the data directory, which holds a whole store or nothing yet.
+fn take_directory(config: &Config) -> Result<lock::DirectoryLock, ServeError> {
     let lock = lock::DirectoryLock::take(&config.data)?;
+    if crate::backup::is_unfinished(&config.data) {
+        return Err(ServeError::Unfinished(config.data.display().to_string()));
+    }
+    Ok(lock)
+}
+
+fn start(config: Config, registry: Registry) -> Result<(), ServeError> {
+    let lock = take_directory(&config)?;
     let root = root_key::load_or_make(&config.data, config.root.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,6 +1,6 @@
 //! The stores behind the wire: opened from the bottom up, closed from the top down.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,24 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinHandle;
 
 use super::body::{BoxError, RequestBody};
+use super::gc;
+use super::keyring;
+use super::keys;
+use super::options::{chunk_options, cloud_options, open_backup, rocks_options};
 use super::service::Wire;
-use crate::admin::{Backend, BucketUsage, CheckReport, MigrateReport, Recount, ScrubReport, UsageReport};
-use crate::blob::space::Space;
-use crate::chunk::codec::Compression;
-use crate::chunk::{
-    ChunkStore, ChunkStoreOptions, CloudOptions, CollectError, CollectorHandle, KeeperHandle, RebuildReport,
+use crate::admin::{
+    Backend, BackupStatus, BucketUsage, CheckReport, GcReport, GcResumed, KeysReport, MigrateReport, Recount,
+    RotationReport, ScrubReport, UsageReport,
 };
+use crate::backup::{Backup, BackupHandle, Sources};
+use crate::blob::space::Space;
+use crate::chunk::{self, ChunkStore, CollectError, CollectorHandle, KeeperHandle, Keys, MasterKeys, RebuildReport};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{CompressionChoice, Config, RootKeys};
+use crate::config::{Config, MasterKeySource, RootKeys};
 use crate::iam::{AccessKey, Identities, Secret};
 use crate::ids::IdSource;
 use crate::kv::Kv;
-use crate::kv::rocks::{RocksKv, RocksOptions};
+use crate::kv::rocks::RocksKv;
 use crate::meta::pack::Backend as Place;
 use crate::object::{CheckProgress, Objects, ScrubHandle, StoreError, SweeperHandle};
 use crate::s3::{self, S3Options, S3Wire};
@@ -39,6 +44,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub enum StoresError {
     #[error(transparent)]
     Identities(#[from] crate::iam::IdentitiesError),
+    #[error(transparent)]
+    Keyring(#[from] keyring::KeyringError),
+    #[error(transparent)]
+    Key(#[from] chunk::KeyError),
     #[error("the metadata store cannot be opened: {0}")]
     Kv(#[from] crate::kv::rocks::OpenError),
     #[error("the chunk store cannot be opened: {0}")]
@@ -46,7 +55,11 @@ pub enum StoresError {
     #[error("the metadata store cannot be used: {0}")]
     Objects(#[from] crate::object::StoreError),
     #[error("the place for packs cannot be used: {0}")]
-    Cloud(#[from] crate::blob::OpenError),
+    Cloud(crate::blob::OpenError),
+    #[error("the backup cannot be opened: {0}")]
+    Backup(crate::blob::OpenError),
+    #[error(transparent)]
+    Lineage(#[from] crate::backup::LineageError),
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -108,15 +121,18 @@ struct Background {
     scrub: ScrubHandle,
     keeper: KeeperHandle,
     space: JoinHandle<()>,
+    backup: Option<BackupHandle>,
 }
 
 pub struct Stores {
     data: PathBuf,
+    encryption: Option<MasterKeySource>,
     kv: Arc<RocksKv>,
     chunks: Arc<ChunkStore>,
     objects: Arc<Objects>,
     wire: S3Wire,
     space: Arc<Space>,
+    backup: Option<Arc<Backup>>,
     background: tokio::sync::Mutex<Option<Background>>,
     usage: UsageMetrics,
 }
@@ -132,14 +148,24 @@ impl Stores {
             Some(path) => Identities::load(path, root)?,
             None => Identities::root_only(root)?,
         };
+        let masters = masters(config.encryption.as_ref(), &config.data)?;
         let clock = Clock::system();
         let ids = Arc::new(IdSource::new(clock.clone()));
         let kv = Arc::new(RocksKv::open(rocks_options(config), registry).await?);
         let shared = Arc::clone(&kv) as Arc<dyn Kv>;
         let mut options = chunk_options(config);
-        options.cloud = cloud_options(config).await?;
+        options.keys = Keys::open(&*shared, masters.as_ref(), &clock).await?;
+        options.cloud = cloud_options(config).await.map_err(StoresError::Cloud)?;
         let space = Arc::clone(&options.space);
         let chunks = ChunkStore::open(Arc::clone(&shared), options, clock.clone(), Arc::clone(&ids), registry).await?;
+        let sources = Sources {
+            tail: kv.log_tail(),
+            kv: Arc::clone(&kv),
+            chunks: Arc::clone(&chunks),
+            clock: clock.clone(),
+            ids: Arc::clone(&ids),
+        };
+        let backup = open_backup(config, sources, registry)?;
         let objects = Objects::new(shared, Arc::clone(&chunks), clock, ids);
         let secret = objects.store_secret().await?;
         let options = S3Options {
@@ -149,11 +175,13 @@ impl Stores {
         let wire = s3::service(Arc::clone(&objects), Arc::new(identities), &secret, options);
         Ok(Arc::new(Self {
             data: config.data.canonicalize().unwrap_or_else(|_| config.data.clone()),
+            encryption: config.encryption.clone(),
             kv,
             chunks,
             objects,
             wire,
             space,
+            backup,
             background: tokio::sync::Mutex::default(),
             usage: UsageMetrics::new(registry)?,
         }))
@@ -171,6 +199,7 @@ impl Stores {
             scrub: self.objects.start_scrub(config.storage.scrub_interval),
             keeper: self.chunks.start_keeper(),
             space: tokio::spawn(watch(Arc::clone(&self.space))),
+            backup: self.backup.as_ref().map(Backup::start),
         });
     }
 
@@ -196,6 +225,11 @@ impl Stores {
         })
     }
 
+    /// The objects, for who looks at them beside the wire.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     pub fn wire(&self) -> S3Wire {
         self.wire.clone()
     }
@@ -209,6 +243,7 @@ impl Stores {
             scrub,
             keeper,
             space,
+            backup,
         }) = self.background.lock().await.take()
         {
             space.abort();
@@ -216,8 +251,20 @@ impl Stores {
             scrub.stop().await;
             sweeper.stop().await;
             collector.stop().await;
+            // The last of all, so that it has what the others committed.
+            if let Some(backup) = backup {
+                backup.stop().await;
+            }
         }
         self.kv.shutdown().await;
+    }
+
+    /// The master keys as they are given now: a file is read again.
+    async fn masters(&self) -> Result<Option<MasterKeys>, String> {
+        let (source, data) = (self.encryption.clone(), self.data.clone());
+        let read = tokio::task::spawn_blocking(move || masters(source.as_ref(), &data)).await;
+        read.map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())
     }
 
     async fn bucket_usage(&self) -> Result<Vec<BucketUsage>, StoreError> {
@@ -245,7 +292,13 @@ impl Backend for Stores {
 
     fn degraded(&self) -> Option<String> {
         let full = || "the disk is full, no new data is taken".to_owned();
-        self.chunks.degraded().or_else(|| (!self.space.has_room()).then(full))
+        let backup = || self.backup.as_ref().and_then(|backup| backup.degraded());
+        let full = || (!self.space.has_room()).then(full);
+        self.chunks.degraded().or_else(full).or_else(backup)
+    }
+
+    fn backup(&self) -> BackupStatus {
+        self.backup.as_ref().map(|backup| backup.status()).unwrap_or_default()
     }
 
     async fn usage(&self) -> Result<UsageReport, String> {
@@ -265,9 +318,9 @@ impl Backend for Stores {
         Ok(Recount { differences })
     }
 
-    async fn check(&self, read_data: bool) -> Result<CheckReport, String> {
+    async fn check(&self, read_data: bool, progress: &CheckProgress) -> Result<CheckReport, String> {
         // Others read and write meanwhile: one pack at a time.
-        let report = self.checked(read_data, 1, &CheckProgress::default()).await;
+        let report = self.checked(read_data, 1, progress).await;
         report.map_err(|error| error.to_string())
     }
 
@@ -279,10 +332,12 @@ impl Backend for Stores {
             finished: told(status.row.finished),
             records: status.row.records,
             bytes: status.row.bytes,
+            bodies: status.row.bodies,
             total_bytes: status.total_bytes,
             damaged: status.row.damaged,
             healed: status.row.healed,
             damage: status.damage,
+            bad_objects: status.bad_objects,
         })
     }
 
@@ -313,7 +368,36 @@ impl Backend for Stores {
         self.migration().await
     }
 
+    async fn gc(&self) -> Result<GcReport, String> {
+        let status = self.chunks.gc_status().await.map_err(|error| error.to_string())?;
+        Ok(gc::report(status))
+    }
+
+    async fn resume_gc(&self) -> Result<GcResumed, String> {
+        let resumed = self.chunks.resume_collection().await;
+        let resumed = resumed.map_err(|error| error.to_string())?;
+        Ok(GcResumed { resumed })
+    }
+
+    async fn keys(&self) -> Result<KeysReport, String> {
+        let given = self.masters().await?;
+        let report = keys::report(&self.data, &self.kv, given.as_ref()).await;
+        report.map_err(|error| error.to_string())
+    }
+
+    async fn rotate_key(&self) -> Result<RotationReport, String> {
+        let masters = self.masters().await?.ok_or("the store is not encrypted")?;
+        match chunk::rotate(&*self.kv, &masters, &Clock::system()).await {
+            Ok(rotation) => Ok(keys::told(rotation)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     async fn refresh_metrics(&self) {
+        self.kv.refresh_metrics();
+        if let Err(error) = self.chunks.refresh_gc_metrics().await {
+            tracing::warn!(%error, "the metrics of collection could not be brought up to date");
+        }
         match self.chunks.usage().await {
             Ok(usage) => {
                 let cloud = i64::try_from(self.chunks.cloud_bytes()).unwrap_or(i64::MAX);
@@ -346,7 +430,7 @@ async fn look(space: &Arc<Space>) {
 }
 
 /// `None`: it never was.
-fn told(time: Timestamp) -> Option<String> {
+pub(super) fn told(time: Timestamp) -> Option<String> {
     let seconds = i64::try_from(time.unix_ms() / 1000)
         .ok()
         .filter(|seconds| *seconds > 0)?;
@@ -365,56 +449,6 @@ impl Wire for S3Wire {
     }
 }
 
-fn rocks_options(config: &Config) -> RocksOptions {
-    RocksOptions {
-        dir: config.data.clone(),
-        memtable_bytes: config.storage.memtable_bytes,
-        block_cache_bytes: config.storage.block_cache_bytes,
-        ..RocksOptions::default()
-    }
-}
-
-/// Opens the place for packs, which makes a directory if it is one.
-async fn cloud_options(config: &Config) -> Result<Option<CloudOptions>, crate::blob::OpenError> {
-    let Some(cloud) = config.cloud.clone() else {
-        return Ok(None);
-    };
-    let shown = cloud.location.to_string();
-    let opened = tokio::task::spawn_blocking(move || crate::blob::open(&cloud.location)).await;
-    let blobs = opened.map_err(|error| crate::blob::OpenError::Directory {
-        path: shown.clone().into(),
-        error: std::io::Error::other(error),
-    })??;
-    let mut options = CloudOptions::new(blobs, shown, config.data.join("cache"), cloud.cache_bytes);
-    options.takes_packs = cloud.takes_packs;
-    Ok(Some(options))
-}
-
-fn chunk_options(config: &Config) -> ChunkStoreOptions {
-    let mut options = ChunkStoreOptions::new(config.data.join("packs"));
-    options.pool_bytes = config.storage.buffer_bytes;
-    options.collect.interval = config.storage.collect_interval;
-    options.space = Arc::new(Space::new(&config.data, config.storage.reserve_bytes));
-    options.compression = match config.storage.compression {
-        CompressionChoice::Off => Compression::Off,
-        CompressionChoice::Fast => Compression::Fast,
-        CompressionChoice::Balanced => Compression::BALANCED,
-        CompressionChoice::Max => Compression::MAX,
-    };
-    options
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is measured of the stores by themselves is what a user gets.
-    #[test]
-    fn the_defaults_of_the_settings_are_those_of_the_stores() {
-        let (config, _) = Config::load_from(None, std::iter::empty(), Default::default()).unwrap();
-        let (rocks, stores) = (rocks_options(&config), RocksOptions::default());
-        assert_eq!(rocks.memtable_bytes, stores.memtable_bytes);
-        assert_eq!(rocks.block_cache_bytes, stores.block_cache_bytes);
-        assert_eq!(chunk_options(&config).pool_bytes, crate::limits::BUFFER_POOL_BYTES);
-    }
+fn masters(source: Option<&MasterKeySource>, data: &Path) -> Result<Option<MasterKeys>, keyring::KeyringError> {
+    source.map(|source| keyring::load(source, data)).transpose()
 }

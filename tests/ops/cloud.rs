@@ -1,4 +1,4 @@
-//! A gateway whose packs are in a bucket of a second gateway, and both of them killed.
+//! A gateway whose packs are in a bucket of a second gateway, and both of them killed; one whose machine and bucket are lost.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -71,6 +71,7 @@ fn front(data: &Path, back: &str) -> Command {
         .env("CAIRN_CLOUD_ENDPOINT", format!("http://{back}"))
         .env("CAIRN_CLOUD_ACCESS_KEY", ACCESS_KEY)
         .env("CAIRN_CLOUD_SECRET_KEY", SECRET_KEY)
+        .env("CAIRN_CLOUD_LATE", "2s")
         .env("CAIRN_CLOUD_CACHE", "0B");
     command
 }
@@ -115,8 +116,9 @@ fn migrate(gateway: &Gateway, to: &str, left: &str) {
 
 fn is_sound(gateway: &Gateway) {
     let answer = gateway.admin_get("/v1/check?read_data");
-    let report: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
-    assert_eq!(report["sound"], true, "{report}");
+    let last = answer.lines().last().unwrap();
+    let line: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(line["report"]["sound"], true, "{line}");
 }
 
 #[test]
@@ -173,7 +175,7 @@ fn a_store_moves_out_of_a_bucket_and_back_while_it_is_read_and_over_a_kill() {
     is_sound(&gateway);
     let from_a_page = exchange(
         &mut connect(&gateway.admin),
-        b"POST /v1/migrate?to=local HTTP/1.0\r\n\r\n",
+        b"POST /v1/migrate?to=local HTTP/1.0\r\nOrigin: http://evil.example\r\n\r\n",
     );
     assert!(from_a_page.starts_with("HTTP/1.0 403"), "{from_a_page}");
     migrate(&gateway, "local", "cloud_packs");
@@ -183,4 +185,95 @@ fn a_store_moves_out_of_a_bucket_and_back_while_it_is_read_and_over_a_kill() {
     // Nothing is in the cloud any more, and nobody asks for it.
     let gateway = Gateway::spawn(command(&data), data);
     all_read(&gateway, &objects);
+}
+
+const MASTER_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// With encryption, a backup and its packs in the directory `cloud`.
+fn kept_twice(dir: &Path, cloud: &str) -> Command {
+    let url = |name: &str| format!("file://{}", dir.join(name).display());
+    let mut command = command(&dir.join("data"));
+    command
+        .env("CAIRN_CLOUD_URL", url(cloud))
+        .env("CAIRN_BACKUP_URL", url("backup"))
+        .env("CAIRN_ENCRYPTION_KEY", MASTER_KEY);
+    command
+}
+
+/// Runs another command of the program with the settings of `command`.
+fn run(command: &Command, arguments: &[&str]) -> (Option<i32>, serde_json::Value, String) {
+    let variables = command.get_envs();
+    let output = Command::new(command.get_program())
+        .args(arguments)
+        .envs(variables.filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))))
+        .output()
+        .unwrap();
+    let (out, error) = (&output.stdout, &output.stderr);
+    let told = format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(error));
+    let report = serde_json::from_slice(out).unwrap_or_default();
+    (output.status.code(), report, told)
+}
+
+fn shipped(gateway: &Gateway) {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let answer = gateway.admin_get("/v1/backup");
+        let status: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        if status["restorable_seq"].is_u64() && status["restorable_seq"] == status["durable_seq"] {
+            return;
+        }
+        assert!(Instant::now() < until, "{status}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn contains(dir: &Path, wanted: &[u8]) -> bool {
+    let mut entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.any(|path| {
+        if path.is_dir() {
+            return contains(&path, wanted);
+        }
+        let bytes = std::fs::read(path).unwrap();
+        bytes.windows(wanted.len()).any(|window| window == wanted)
+    })
+}
+
+/// The machine and its bucket are lost together, with encryption on.
+#[test]
+fn an_encrypted_store_in_a_bucket_comes_back_from_its_backup_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, lost) = (dir.path().join("data"), dir.path().join("lost"));
+    let settings = kept_twice(dir.path(), "lost");
+    let mut gateway = Gateway::spawn(kept_twice(dir.path(), "lost"), data.clone());
+    make_bucket(&gateway, "media");
+    let objects = put_some(&gateway, "one");
+    all_read(&gateway, &objects);
+    shipped(&gateway);
+    let (code, drill, told) = run(&settings, &["check", "--restore", "--json"]);
+    assert_eq!((code, &drill["sound"]), (Some(0), &true.into()), "{told}");
+    assert!(drill["packs"].as_u64().unwrap() >= 3, "{drill}");
+    let cache = data.join("cache");
+    for (_, body) in &objects {
+        let plain = &body.as_bytes()[body.len() / 2..body.len() / 2 + 24];
+        assert!(!contains(&lost, plain) && !contains(&cache, plain));
+    }
+    kill(&mut gateway);
+    let (code, check, told) = run(&settings, &["check", "--read-data", "--json"]);
+    assert_eq!((code, &check["cloud_packs"]), (Some(0), &check["packs"]), "{told}");
+    assert!(check["cloud_packs"].as_u64().unwrap() >= 3, "{check}");
+    drop(gateway);
+    for gone in [&data, &lost] {
+        std::fs::remove_dir_all(gone).unwrap();
+    }
+    let (code, _, told) = run(&settings, &["restore"]);
+    assert_eq!(code, Some(0), "{told}");
+    let settings = kept_twice(dir.path(), "new");
+    let (code, check, told) = run(&settings, &["check", "--read-data", "--json"]);
+    assert_eq!((code, &check["cloud_packs"]), (Some(0), &0.into()), "{told}");
+    let gateway = Gateway::spawn(kept_twice(dir.path(), "new"), data.clone());
+    all_read(&gateway, &objects);
+    migrate(&gateway, "cloud", "local_packs");
+    assert_eq!(pack_files(&data), 0);
+    all_read(&gateway, &objects);
+    is_sound(&gateway);
 }

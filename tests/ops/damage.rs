@@ -1,12 +1,11 @@
 //! A byte that flips on the disk under the running program.
 
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Gateway, exchange, read_to_close, signed_head};
+use crate::support::{Gateway, exchange, put, signed_head};
 
 const BYTES: usize = 300_000;
 
@@ -38,17 +37,6 @@ fn noise() -> Vec<u8> {
         (random >> 56) as u8
     };
     std::iter::repeat_with(next).take(BYTES).collect()
-}
-
-fn put(gateway: &Gateway, path: &str, body: &[u8]) {
-    let head = format!("Content-Length: {}\r\nConnection: close\r\n", body.len());
-    let mut stream = gateway.connect();
-    stream
-        .write_all(signed_head("PUT", &gateway.s3, path, &head).as_bytes())
-        .unwrap();
-    stream.write_all(body).unwrap();
-    let answer = read_to_close(&mut stream);
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 fn scrub(gateway: &Gateway) -> serde_json::Value {

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod backup;
 mod blobs;
 mod clients;
 mod cloud;
+mod collection;
 mod damage;
+mod encryption;
+mod http2;
 mod lifecycle;
 mod support;
 mod tls;

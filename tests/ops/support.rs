@@ -152,15 +152,17 @@ pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The head of a request that root signed with SigV4, its payload unsigned
-/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>).
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>). A query in `path` stands as it is signed:
+/// sorted, each name with a value.
 pub fn signed_head(method: &str, host: &str, path: &str, more: &str) -> String {
     use aws_lc_rs::{digest, hmac};
     let now = time::OffsetDateTime::now_utc();
     let day = format!("{:04}{:02}{:02}", now.year(), u8::from(now.month()), now.day());
     let stamp = format!("{day}T{:02}{:02}{:02}Z", now.hour(), now.minute(), now.second());
     let (names, payload) = ("host;x-amz-content-sha256;x-amz-date", "UNSIGNED-PAYLOAD");
+    let (resource, query) = path.split_once('?').unwrap_or((path, ""));
     let canonical = format!(
-        "{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{payload}\nx-amz-date:{stamp}\n\n{names}\n{payload}"
+        "{method}\n{resource}\n{query}\nhost:{host}\nx-amz-content-sha256:{payload}\nx-amz-date:{stamp}\n\n{names}\n{payload}"
     );
     let scope = format!("{day}/us-east-1/s3/aws4_request");
     let hash = hex::encode(digest::digest(&digest::SHA256, canonical.as_bytes()));
@@ -176,4 +178,16 @@ pub fn signed_head(method: &str, host: &str, path: &str, more: &str) -> String {
          Authorization: AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}, SignedHeaders={names}, Signature={signature}\r\n\
          {more}\r\n"
     )
+}
+
+/// Puts an object, or makes a bucket.
+pub fn put(gateway: &Gateway, path: &str, body: &[u8]) {
+    let head = format!("Content-Length: {}\r\nConnection: close\r\n", body.len());
+    let mut stream = gateway.connect();
+    stream
+        .write_all(signed_head("PUT", &gateway.s3, path, &head).as_bytes())
+        .unwrap();
+    stream.write_all(body).unwrap();
+    let answer = read_to_close(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

@@ -29,25 +29,17 @@ pub struct Record {
 
 impl Record {
     /// The CRC is left for the syncer's thread.
-    pub fn new(new: NewRecord, written_at: u64) -> Result<Self, AppendError> {
-        let raw_len = new.raw.len();
-        let (codec, payload) = match new.encoded {
-            Some((codec, stored)) if codec != Codec::Raw => (codec, Bytes::from(stored)),
-            _ => (Codec::Raw, new.raw),
+    pub fn new(new: NewRecord) -> Result<Self, AppendError> {
+        let (raw_len, header) = (new.raw.len(), new.header());
+        let payload = new.encoded.map_or(new.raw, |(_, stored)| Bytes::from(stored));
+        let shrinks = if header.codec == Codec::Raw {
+            payload.len() == raw_len
+        } else {
+            payload.len() < raw_len
         };
-        let shrinks = codec == Codec::Raw || payload.len() < raw_len;
         if raw_len == 0 || raw_len > RECORD_RAW_BYTES_MAX || payload.is_empty() || !shrinks {
             return Err(AppendError::Size { bytes: raw_len });
         }
-        let header = RecordHeader {
-            domain: new.domain,
-            id: new.id,
-            codec,
-            raw_len: raw_len as u32,
-            payload_len: payload.len() as u32,
-            written_at,
-            payload_crc: 0,
-        };
         Ok(Self {
             header,
             verbatim: None,
@@ -257,6 +249,7 @@ pub fn write(
             codec,
             raw_len,
             payload_crc,
+            envelope,
             ..
         } = record.header;
         let location = Location {
@@ -273,6 +266,7 @@ pub fn write(
             location,
             order,
             payload_crc,
+            encrypted: envelope.is_some(),
         });
         position += stored_len;
     }

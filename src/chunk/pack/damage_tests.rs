@@ -47,6 +47,8 @@ impl Killed {
                 id: id(raw),
                 raw: raw.clone(),
                 encoded: None,
+                written_at: 0,
+                envelope: None,
             });
             let locations = set.append(records.collect()).await.unwrap();
             written.extend(raws.into_iter().zip(locations));
@@ -99,8 +101,8 @@ impl Killed {
                 domain: DOMAIN,
                 id: id(raw),
             };
-            match set.read(Extent::new(wanted)).await {
-                Ok(read) => assert_eq!(read[0].1, raw),
+            match set.read(Extent::new(wanted), Vec::new(), Through::Cache).await {
+                Ok(read) => assert_eq!(read.records[0].1, raw),
                 Err(ReadError::Damaged { .. }) => failed.push(number),
                 Err(error) => panic!("record {number}: {error}"),
             }
@@ -257,6 +259,7 @@ async fn a_payload_that_looks_like_a_record_is_none() {
         payload_len: 3,
         written_at: 1,
         payload_crc: crc32c(b"abc"),
+        envelope: None,
     };
     let raw: Bytes = [&noise(5000, 1)[..], &forged.encode(), b"abc", &noise(100, 2)]
         .concat()

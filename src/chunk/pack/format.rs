@@ -197,7 +197,8 @@ fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
     out.put_u32_le(entry.order);
     out.put_u32_le(entry.payload_crc);
     out.put_u8(entry.location.codec as u8);
-    out.put_bytes(0, 3);
+    out.put_u8(u8::from(entry.encrypted));
+    out.put_bytes(0, 2);
 }
 
 fn decode_entry(mut bytes: &[u8], pack: PackId) -> Option<Entry> {
@@ -209,7 +210,7 @@ fn decode_entry(mut bytes: &[u8], pack: PackId) -> Option<Entry> {
     let domain = DomainId(bytes.get_u64_le());
     let (offset, stored_len, raw_len) = (bytes.get_u32_le(), bytes.get_u32_le(), bytes.get_u32_le());
     let (order, payload_crc) = (bytes.get_u32_le(), bytes.get_u32_le());
-    let codec = Codec::from_u8(bytes.get_u8())?;
+    let (codec, encrypted) = (Codec::from_u8(bytes.get_u8())?, bytes.get_u8() != 0);
     let location = Location {
         pack,
         offset,
@@ -223,6 +224,7 @@ fn decode_entry(mut bytes: &[u8], pack: PackId) -> Option<Entry> {
         location,
         order,
         payload_crc,
+        encrypted,
     })
 }
 

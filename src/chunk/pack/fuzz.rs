@@ -133,6 +133,7 @@ fn entry(script: &mut Script<'_>, order: u32) -> Entry {
         },
         order: script.number(u64::from(order)) as u32,
         payload_crc: 0,
+        encrypted: false,
     }
 }
 
@@ -151,6 +152,7 @@ fn batch(script: &mut Script<'_>, file: &mut Vec<u8>) {
             payload_len: script.number(payload.len() as u64) as u32,
             written_at: script.u64(),
             payload_crc: crc32c(payload) ^ u32::from(script.u8() > 0xF8),
+            envelope: None,
         };
         records.extend_from_slice(&header.encode());
         records.extend_from_slice(payload);
@@ -326,6 +328,7 @@ fn sound_batch(script: &mut Script<'_>, file: &mut Vec<u8>, entries: &mut Vec<En
             payload_len: payload.len() as u32,
             written_at: entries.len() as u64,
             payload_crc: crc32c(&payload),
+            envelope: None,
         };
         entries.push(Entry {
             id: header.id,
@@ -339,6 +342,7 @@ fn sound_batch(script: &mut Script<'_>, file: &mut Vec<u8>, entries: &mut Vec<En
             },
             order: entries.len() as u32,
             payload_crc: header.payload_crc,
+            encrypted: false,
         });
         records.extend_from_slice(&header.encode());
         records.extend_from_slice(&payload);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::blob::BlobError;
+use crate::chunk::cipher::Envelope;
 use crate::chunk::codec::Codec;
 use crate::chunk::offload::Offload;
 use crate::chunk::pool::Spent;
@@ -20,10 +21,13 @@ use crate::meta::pack::Backend;
 
 mod batch;
 mod cloud;
+mod encrypt;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod mend;
 mod metrics;
+mod raw;
 mod reader;
 mod recovery;
 mod salvage;
@@ -31,10 +35,21 @@ mod scan;
 mod set;
 mod shared;
 mod syncer;
+mod table;
 
-pub use cloud::{CloudOptions, CloudPack, CloudStart, Ledger};
+pub(super) use cloud::LATE;
+pub use cloud::{CloudOptions, CloudPack, CloudStart, Ledger, Through};
+pub use format::ENTRY_BYTES;
+pub(super) use format::{FILE_HEADER_BYTES, Trailer};
+pub use mend::Footer;
+pub use reader::Plain;
 pub use set::PackSet;
 pub use shared::Places;
+pub(super) use shared::path_in;
+pub use table::Table;
+
+/// Of a full pack in a cloud, about.
+pub(super) const CLOUD_PACK_BYTES: u64 = cloud::PACK_BYTES as u64;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +78,10 @@ pub struct NewRecord {
     pub raw: Bytes,
     /// What [`Codecs::encode`](crate::chunk::codec::Codecs::encode) made of `raw`; `None` stores `raw` itself.
     pub encoded: Option<(Codec, Vec<u8>)>,
+    /// From [`PackSet::written_at`].
+    pub written_at: u64,
+    /// Of a record that was encrypted; then what is stored is in `encoded`, whatever the codec.
+    pub envelope: Option<Envelope>,
 }
 
 /// A record that a reader expects at a place.
@@ -122,7 +141,7 @@ impl Extent {
         &self.records
     }
 
-    fn byte_range(&self) -> Range<u64> {
+    pub fn byte_range(&self) -> Range<u64> {
         let start = self
             .records
             .first()
@@ -142,6 +161,7 @@ pub struct Entry {
     pub order: u32,
     /// CRC32C of the stored payload.
     pub payload_crc: u32,
+    pub encrypted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -150,6 +150,7 @@ pub fn entry(pack: PackId, position: u64, header: &RecordHeader, order: u32) -> 
         location,
         order,
         payload_crc: header.payload_crc,
+        encrypted: header.envelope.is_some(),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Shared {
     pub reads_before: ReadsBefore,
     /// Places for blocking reads.
     pub reads: Arc<Semaphore>,
+    /// Packs deleted since the set was opened.
+    pub deleted: AtomicU64,
     next_written_at: AtomicU64,
     pub cloud: Option<Cloud>,
 }
@@ -62,6 +64,7 @@ impl Shared {
             pool,
             metrics,
             packs: RwLock::new(BTreeMap::new()),
+            deleted: AtomicU64::new(0),
             next_written_at: AtomicU64::new(start),
             cloud,
         }
@@ -71,8 +74,22 @@ impl Shared {
         path_in(&self.dir, pack)
     }
 
+    /// A name that no other call gets, for a file that is removed again: beside the folders of the packs, where a start looks
+    /// for no pack.
+    pub fn scratch(&self, pack: PackId, end: &str) -> PathBuf {
+        self.dir.join(format!("{pack}-{}{end}", self.ids.pack_id()))
+    }
+
     pub fn pack(&self, id: PackId) -> Option<Arc<Pack>> {
         self.packs.read().get(&id).cloned()
+    }
+
+    /// Takes a deleted pack from the list. It is counted before it leaves the list: who asks for the list first has each pack
+    /// that is missing there in the count.
+    pub fn forget(&self, id: PackId) {
+        self.deleted.fetch_add(1, Ordering::SeqCst);
+        self.handles.invalidate(&id);
+        self.packs.write().remove(&id);
     }
 
     pub fn written_at(&self) -> u64 {

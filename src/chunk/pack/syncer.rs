@@ -19,6 +19,8 @@ use crate::meta::pack::Backend;
 const BATCH_BYTES: usize = 8 * MIB;
 /// Bytes of one write. Two of these stay allocated with two open packs.
 const STAGING_BYTES: usize = MIB;
+/// An open pack takes room on the disk in steps of this many bytes: a whole pack's would be space that nothing is in.
+const RESERVE_BYTES: u64 = 8 * MIB as u64;
 
 /// What the thread takes from its queue at once.
 enum Work {
@@ -39,6 +41,8 @@ struct OpenPack {
     file: AppendFile,
     /// Where the next batch goes; everything before is durable.
     end: u64,
+    /// Room is made up to here.
+    reserved: u64,
     records: usize,
 }
 
@@ -141,6 +145,8 @@ impl Syncer {
                 tracing::error!(%error, "a pack could not be sealed");
             }
         }
+        // Nothing is written yet: the pack takes what fits later.
+        self.make_room(bytes).map_err(failure)?;
         match self.write_once(batch, bytes) {
             Ok(entries) => Ok(entries),
             Err(error) if self.poison(&error) => self.write_once(batch, bytes).map_err(|error| {
@@ -149,6 +155,15 @@ impl Syncer {
             }),
             Err(error) => Err(failure(error)),
         }
+    }
+
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        if let Some(open) = self.open.as_mut().filter(|open| open.end + bytes > open.reserved) {
+            let end = (open.end + bytes).next_multiple_of(RESERVE_BYTES);
+            open.file.reserve(end)?;
+            open.reserved = end;
+        }
+        Ok(())
     }
 
     fn write_once(&mut self, batch: &mut [Append], bytes: u64) -> io::Result<Vec<Entry>> {
@@ -189,8 +204,7 @@ impl Syncer {
         let path = self.shared.path(id);
         let parent = path.parent().unwrap_or(&self.shared.dir);
         create_dir_synced(parent)?;
-        let reserve = self.shared.options.pack_bytes + BATCH_BYTES as u64;
-        let file = AppendFile::create(&path, self.shared.options.direct, reserve)?;
+        let file = AppendFile::create(&path, self.shared.options.direct, RESERVE_BYTES)?;
         sync_dir(parent)?;
         let pack = Arc::new(Pack::new(id, PackState::Open, FILE_HEADER_BYTES as u64, Backend::Local));
         self.shared.packs.write().insert(id, Arc::clone(&pack));
@@ -198,6 +212,7 @@ impl Syncer {
             pack,
             file,
             end: FILE_HEADER_BYTES as u64,
+            reserved: RESERVE_BYTES,
             records: 0,
         })
     }

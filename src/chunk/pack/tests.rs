@@ -46,6 +46,8 @@ fn record(raw: Bytes) -> NewRecord {
         id: ChunkId(*blake3::hash(&raw).as_bytes()),
         raw,
         encoded: None,
+        written_at: 0,
+        envelope: None,
     }
 }
 
@@ -58,7 +60,12 @@ fn wanted(raw: &Bytes, location: Location) -> Wanted {
 }
 
 async fn read_one(set: &PackSet, raw: &Bytes, location: Location) -> Result<Bytes, ReadError> {
-    Ok(set.read(Extent::new(wanted(raw, location))).await?.remove(0).1)
+    Ok(set
+        .read(Extent::new(wanted(raw, location)), Vec::new(), Through::Cache)
+        .await?
+        .records
+        .remove(0)
+        .1)
 }
 
 fn pack_files(dir: &Path) -> Vec<PathBuf> {
@@ -154,8 +161,8 @@ async fn an_extent_mixes_codecs_and_spans_batches() {
         raws.push(raw);
     }
     let extent = extent.unwrap();
-    let copied = set.copy(extent.clone()).await.unwrap();
-    let read = set.read(extent).await.unwrap();
+    let copied = set.copy(std::slice::from_ref(&extent)).await.unwrap();
+    let read = set.read(extent, Vec::new(), Through::Cache).await.unwrap().records;
     assert_eq!(read.into_iter().map(|(_, raw)| raw).collect::<Vec<_>>(), raws);
     for (raw, location) in raws.iter().zip(copied) {
         assert_eq!(read_one(&set, raw, location).await.unwrap(), raw);
@@ -231,7 +238,7 @@ async fn a_flipped_byte_is_damage_and_never_other_bytes() {
     let set = open(dir.path());
     let stale = wanted(&raws[1], locations[0]);
     assert!(matches!(
-        set.read(Extent::new(stale)).await,
+        set.read(Extent::new(stale), Vec::new(), Through::Cache).await,
         Err(ReadError::WrongChunk { .. })
     ));
     let behind = Location {
@@ -285,11 +292,11 @@ async fn deletion_waits_for_nobody_but_readers_and_is_final() {
     let set = open(dir.path());
     let raw = noise(9000, 1);
     let location = set.append(vec![record(raw.clone())]).await.unwrap()[0];
-    assert!(set.delete(location.pack).await.is_err());
+    assert!(set.delete(location.pack, false).await.is_err());
     set.seal_all().await.unwrap();
     let held = read_one(&set, &raw, location).await.unwrap();
-    set.delete(location.pack).await.unwrap();
-    set.delete(location.pack).await.unwrap();
+    set.delete(location.pack, false).await.unwrap();
+    set.delete(location.pack, false).await.unwrap();
     assert!(matches!(
         read_one(&set, &raw, location).await,
         Err(ReadError::NotFound(_))

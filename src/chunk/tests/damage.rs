@@ -185,7 +185,9 @@ async fn a_pack_that_cannot_be_read_does_not_stop_the_collector() {
     let fixture = Fixture::new().await;
     let kept = fixture.put_and_delete_most().await;
     fixture.store.packs.seal_all().await.unwrap();
-    fixture.store.unwind(1000).await.unwrap();
+    let epoch = fixture.store.epoch().await.unwrap();
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    fixture.store.unwind(epoch, 1000, until).await.unwrap();
     let files = pack_files(fixture.dir.path());
     assert!(files.len() >= 3);
     // It is evacuated first in every run from now on.

@@ -14,7 +14,8 @@ use tokio::sync::Mutex;
 use crate::chunk::chunker::Profile;
 use crate::chunk::codec::{Compression, Hint};
 use crate::chunk::{
-    ChunkStore, ChunkStoreOptions, CollectOptions, CollectReport, ReadError, StoredData, WriteError, WriteOptions,
+    ChunkStore, ChunkStoreOptions, CollectOptions, CollectReport, Keys, MasterKeys, ReadError, StoredData, WriteError,
+    WriteOptions,
 };
 use crate::clock::Clock;
 use crate::ids::{DataId, DomainId, IdSource, Sequence};
@@ -62,14 +63,26 @@ pub fn options(dir: &Path) -> ChunkStoreOptions {
         dead_bytes_min: 0,
         interval: Duration::from_millis(5),
         pause: Duration::ZERO,
+        rest_percent: 0,
     };
     options
 }
 
 pub async fn open_on(kv: Arc<dyn Kv>, dir: &Path) -> Arc<ChunkStore> {
+    open_with(kv, dir, None).await
+}
+
+/// Opens a store with master keys, which make it an encrypted one.
+pub async fn open_with(kv: Arc<dyn Kv>, dir: &Path, masters: Option<&MasterKeys>) -> Arc<ChunkStore> {
     let clock = Clock::system();
+    let mut options = options(dir);
+    options.keys = Keys::open(&*kv, masters, &clock).await.unwrap();
+    open_at(kv, options, clock).await
+}
+
+pub async fn open_at(kv: Arc<dyn Kv>, options: ChunkStoreOptions, clock: Clock) -> Arc<ChunkStore> {
     let ids = Arc::new(IdSource::new(clock.clone()));
-    ChunkStore::open(kv, options(dir), clock, ids, &prometheus::Registry::new())
+    ChunkStore::open(kv, options, clock, ids, &prometheus::Registry::new())
         .await
         .unwrap()
 }
@@ -80,6 +93,7 @@ pub struct Fixture {
     pub kv: Arc<dyn Kv>,
     pub store: Arc<ChunkStore>,
     pub domain: DomainId,
+    pub masters: Option<MasterKeys>,
 }
 
 impl Fixture {
@@ -88,15 +102,31 @@ impl Fixture {
     }
 
     pub async fn on(kv: Arc<dyn Kv>) -> Self {
+        Self::with(kv, None).await
+    }
+
+    pub async fn with(kv: Arc<dyn Kv>, masters: Option<MasterKeys>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = open_on(Arc::clone(&kv), dir.path()).await;
+        let store = open_with(Arc::clone(&kv), dir.path(), masters.as_ref()).await;
         let domain = store.create_domain().await.unwrap();
-        Self { dir, kv, store, domain }
+        Self {
+            dir,
+            kv,
+            store,
+            domain,
+            masters,
+        }
     }
 
     /// Opens the store again, as a new process would.
     pub async fn restart(self) -> Self {
-        let Self { dir, kv, store, domain } = self;
+        let Self {
+            dir,
+            kv,
+            store,
+            domain,
+            masters,
+        } = self;
         let mut left = store;
         // Blocking work of a cancelled upload may hold the store a little longer.
         let left = loop {
@@ -107,8 +137,14 @@ impl Fixture {
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
         tokio::task::spawn_blocking(move || drop(left)).await.unwrap();
-        let store = open_on(Arc::clone(&kv), dir.path()).await;
-        Self { dir, kv, store, domain }
+        let store = open_with(Arc::clone(&kv), dir.path(), masters.as_ref()).await;
+        Self {
+            dir,
+            kv,
+            store,
+            domain,
+            masters,
+        }
     }
 
     pub fn write_options(&self) -> WriteOptions {
@@ -164,7 +200,7 @@ impl Fixture {
 
 pub async fn check(store: &ChunkStore) {
     let recount = store.recount().await.unwrap();
-    assert_eq!(recount.differences, []);
+    assert_eq!((recount.differences, recount.findings), (vec![], vec![]));
 }
 
 pub async fn build(store: &Arc<ChunkStore>, options: WriteOptions, bytes: &[u8]) -> Result<StoredData, WriteError> {
@@ -255,11 +291,16 @@ impl Kv for LoggedKv {
         log.push(mutation);
         Ok(sequence)
     }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, crate::kv::ReadError> {
+        self.inner.snapshot().await
+    }
 }
 
 /// A copy of the packs as they are now, as a crash would leave them.
 pub fn copy_packs(from: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
+    std::fs::create_dir(copy.path().join("packs")).unwrap();
     for folder in std::fs::read_dir(from.join("packs")).unwrap() {
         let folder = folder.unwrap();
         let target = copy.path().join("packs").join(folder.file_name());

@@ -8,7 +8,7 @@ use crate::chunk::index::{after, page};
 use crate::chunk::pack::{Extent, PackState as FileState, Wanted};
 use crate::chunk::recover::pack_rows;
 use crate::chunk::{Piece, WriteOptions, index};
-use crate::ids::ChunkId;
+use crate::ids::{ChunkId, SegmentId};
 use crate::kv::rocks::{RocksKv, RocksOptions};
 use crate::kv::{Kv, Mutation};
 use crate::limits::MIB;
@@ -16,6 +16,7 @@ use crate::meta::chunk::ChunkRow;
 use crate::meta::data::{DataRow, DataState};
 use crate::meta::key::{self, PackStatKind, Table, UsageKind, UsageScope};
 use crate::meta::pack::PackState;
+use crate::meta::segment::SegmentRow;
 
 /// Some payloads with equal stretches, a composition and a deletion.
 async fn populate(fixture: &Fixture) -> Vec<(crate::ids::DataId, Vec<u8>)> {
@@ -79,7 +80,7 @@ async fn i2_every_chunk_of_a_live_object_resolves() {
             domain: fixture.domain,
             id,
         };
-        let read = fixture.store.packs.read(Extent::new(wanted)).await.unwrap();
+        let read = fixture.store.read_records(Extent::new(wanted)).await.unwrap();
         assert_eq!(domain.chunk_id(&read[0].1), id);
     }
     read_all(&fixture, &live).await;
@@ -148,6 +149,27 @@ async fn i5_stored_counts_equal_a_recount() {
     mutation.put(key::data_ref(live[0].0, crate::ids::DataId([3; 16])), Bytes::new());
     fixture.kv.commit(mutation).await.unwrap();
     assert_eq!(fixture.store.recount().await.unwrap().differences_total, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_a_reference_that_no_list_accounts_for_is_noticed() {
+    let fixture = Fixture::new().await;
+    populate(&fixture).await;
+    fixture.check().await;
+    let segments = page(&*fixture.kv, key::table(Table::Segment), 100).await.unwrap();
+    let list = |value: &Bytes| SegmentRow::decode(value.clone()).unwrap().distinct_chunks();
+    let (there, named) = (
+        SegmentId(segments[0].key[1..].try_into().unwrap()),
+        list(&segments[0].value.bytes),
+    );
+    let others = segments.iter().flat_map(|row| list(&row.value.bytes));
+    let chunk = others.into_iter().find(|chunk| !named.contains(chunk)).unwrap();
+    for (segment, differences) in [(there, 1), (SegmentId([9; 32]), 2)] {
+        let mut mutation = Mutation::new();
+        mutation.put(key::chunk_ref(&chunk, &segment), Bytes::new());
+        fixture.kv.commit(mutation).await.unwrap();
+        assert_eq!(fixture.store.recount().await.unwrap().differences_total, differences);
+    }
 }
 
 async fn rebuild(fixture: &Fixture) {
@@ -234,6 +256,7 @@ async fn the_invariants_hold_on_the_embedded_engine() {
         kv,
         store,
         domain,
+        masters,
     } = fixture;
     drop((kv, store));
     rocks.shutdown().await;
@@ -246,6 +269,7 @@ async fn the_invariants_hold_on_the_embedded_engine() {
         kv,
         store,
         domain,
+        masters,
     };
     read_all(&fixture, &live).await;
     rebuild(&fixture).await;

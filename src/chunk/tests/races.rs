@@ -210,6 +210,10 @@ impl Kv for LateKv {
         self.inner.scan(scan).await
     }
 
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        self.inner.snapshot().await
+    }
+
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
         let changes = |table| {
             let range = key::table(table);

@@ -116,6 +116,8 @@ async fn a_record_under_another_name_is_found() {
         id: chunk,
         raw: content(9, known.place.raw_len as usize).into(),
         encoded: None,
+        written_at: 0,
+        envelope: None,
     };
     let place = index::place(&fixture.store.packs.append(vec![wrong]).await.unwrap()[0]);
     let mut mutation = Mutation::new();

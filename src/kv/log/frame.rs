@@ -174,6 +174,11 @@ impl FrameHeader {
     }
 }
 
+/// The file that the frame at the front of `bytes` says it is of.
+pub(super) fn file_id(bytes: &[u8]) -> Option<u64> {
+    u64_at(bytes, 40)
+}
+
 /// One resolved effect of a frame.
 #[derive(Clone, Copy)]
 pub(in crate::kv) enum Effect<'a> {
@@ -201,6 +206,11 @@ pub(in crate::kv) struct Effects<'a>(&'a [u8]);
 impl<'a> Effects<'a> {
     pub(super) fn of(frame: &'a [u8], length: u32) -> Self {
         Self(frame.get(FRAME_HEADER_BYTES..length as usize).unwrap_or_default())
+    }
+
+    /// Effects by themselves, as [`push_put`] writes them.
+    pub fn bare(bytes: &'a [u8]) -> Self {
+        Self(bytes)
     }
 
     fn take(&mut self) -> Option<Effect<'a>> {
@@ -231,6 +241,13 @@ impl<'a> Iterator for Effects<'a> {
         }
         Some(effect.ok_or_else(|| "a frame holds malformed effects".to_owned()))
     }
+}
+
+/// Writes the effect that puts a row; `stored` is its version, then its bytes.
+pub(in crate::kv) fn push_put(out: &mut Vec<u8>, key: &[u8], stored: &[u8]) {
+    out.extend_from_slice(&effect_header(key.len(), Some(stored.len())));
+    out.extend_from_slice(key);
+    out.extend_from_slice(stored);
 }
 
 /// The bytes before an effect's key.

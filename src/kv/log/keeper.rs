@@ -16,6 +16,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::buffer::AlignedBuffer;
+use super::chain::Position;
 use super::file::{LogFault, LogFile};
 use crate::blob::local::{remove_file, sync_dir};
 use crate::ids::Sequence;
@@ -35,16 +36,42 @@ const POLL: Duration = Duration::from_millis(500);
 /// Closed files' bytes, in log files, from which the engine is asked to flush.
 const CLOSED_FILES_MAX: u64 = 4;
 
-struct Closed {
-    path: PathBuf,
-    last: Sequence,
-    bytes: u64,
+/// A file's place in the log.
+#[derive(Clone, Debug)]
+pub(in crate::kv) struct Span {
+    pub path: PathBuf,
+    pub id: u64,
+    /// Log offset of its first byte.
+    pub base: u64,
+    pub first: Sequence,
+    /// Checksum of the last frame before it.
+    pub previous: u64,
+}
+
+/// A file that is not written any more.
+#[derive(Debug)]
+pub(in crate::kv) struct Closed {
+    pub span: Span,
+    /// Log offset of its end.
+    pub end: u64,
+    pub last: Sequence,
+}
+
+impl Closed {
+    fn bytes(&self) -> u64 {
+        self.end - self.span.base
+    }
 }
 
 #[derive(Default)]
 struct State {
     spares: Vec<LogFile>,
     closed: VecDeque<Closed>,
+    current: Option<Span>,
+    /// What the engine has flushed, as far as is known.
+    flushed: Sequence,
+    /// Log offset from which on files are kept though they are flushed.
+    hold: u64,
     spares_made: u64,
     is_stopping: bool,
 }
@@ -56,6 +83,7 @@ pub(in crate::kv) struct LogFiles {
     fault: Option<Arc<dyn LogFault>>,
     pub(super) metrics: Arc<KvMetrics>,
     state: Mutex<State>,
+    durable: Mutex<Position>,
     wake: Condvar,
 }
 
@@ -78,7 +106,11 @@ impl LogFiles {
             file_bytes,
             fault,
             metrics,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                hold: u64::MAX,
+                ..State::default()
+            }),
+            durable: Mutex::default(),
             wake: Condvar::new(),
         }
     }
@@ -126,9 +158,56 @@ impl LogFiles {
         made.inspect_err(|_| discard(&path))
     }
 
-    pub(super) fn close(&self, path: PathBuf, last: Sequence, bytes: u64) {
-        self.state.lock().closed.push_back(Closed { path, last, bytes });
+    /// The log goes on in the file `next`; what is before it ends at its base, with sequence `last`.
+    pub(super) fn begin(&self, next: Span, last: Sequence) {
+        let mut state = self.state.lock();
+        let end = next.base;
+        if let Some(span) = state.current.replace(next) {
+            state.closed.push_back(Closed { span, end, last });
+        }
         self.wake.notify_all();
+    }
+
+    /// Files of an earlier process, oldest first: kept until nobody holds them.
+    pub fn keep(&self, files: Vec<Closed>) {
+        let mut state = self.state.lock();
+        state.hold = 0;
+        state.closed.extend(files);
+    }
+
+    /// All before `position` is durable.
+    pub(super) fn synced(&self, position: Position) {
+        *self.durable.lock() = position;
+    }
+
+    pub(super) fn durable(&self) -> Position {
+        *self.durable.lock()
+    }
+
+    pub(super) fn hold_from(&self, offset: u64) {
+        self.state.lock().hold = offset;
+        self.wake.notify_all();
+    }
+
+    /// The file that has the frame at `offset`, or goes on there, and the log offset of its durable end.
+    pub(super) fn span_at(&self, offset: u64) -> Option<(Span, u64)> {
+        let durable = self.durable().offset;
+        let state = self.state.lock();
+        let closed = state.closed.iter().map(|file| (&file.span, file.end));
+        let current = state.current.iter().map(|span| (span, durable.max(span.base)));
+        let mut all = closed.chain(current);
+        // The end of a file is the base of the next one; that of the last may be its own.
+        let has = |(span, end): &(&Span, u64)| span.base <= offset && (offset < *end || *end == durable);
+        all.find(has).map(|(span, end)| (span.clone(), end))
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        let durable = self.durable().offset;
+        let state = self.state.lock();
+        let closed = state.closed.iter().map(|file| (file.span.base, file.end));
+        let current = state.current.iter().map(|span| (span.base, durable));
+        let held = |(base, end): (u64, u64)| end.saturating_sub(base.max(state.hold));
+        closed.chain(current).map(held).sum()
     }
 
     fn spare_path(&self) -> PathBuf {
@@ -159,22 +238,29 @@ impl LogFiles {
         Ok(file)
     }
 
-    /// Files whose last group is flushed, oldest first.
+    /// Files whose last group is flushed and that nobody holds, oldest first.
     fn take_flushed(&self, flushed: Sequence) -> Vec<PathBuf> {
         let mut state = self.state.lock();
+        state.flushed = flushed;
+        let hold = state.hold;
         let mut done = Vec::new();
-        while let Some(file) = state.closed.pop_front_if(|file| file.last <= flushed) {
-            done.push(file.path);
+        while let Some(file) = state
+            .closed
+            .pop_front_if(|file| file.last <= flushed && file.end <= hold)
+        {
+            done.push(file.span.path);
         }
-        let left: u64 = state.closed.iter().map(|file| file.bytes).sum();
+        let left: u64 = state.closed.iter().map(Closed::bytes).sum();
         self.metrics
             .log_unflushed_bytes
             .set(i64::try_from(left).unwrap_or(i64::MAX));
         done
     }
 
-    fn closed_bytes(&self) -> u64 {
-        self.state.lock().closed.iter().map(|file| file.bytes).sum()
+    fn unflushed_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let unflushed = state.closed.iter().filter(|file| file.last > state.flushed);
+        unflushed.map(Closed::bytes).sum()
     }
 
     fn keep_once(&self, engine: &dyn Flushed) -> io::Result<()> {
@@ -185,7 +271,7 @@ impl LogFiles {
                 self.retire(done)?;
             }
         }
-        if self.closed_bytes() > CLOSED_FILES_MAX * self.file_bytes {
+        if self.unflushed_bytes() > CLOSED_FILES_MAX * self.file_bytes {
             engine.ask_flush();
         }
         if self.state.lock().spares.is_empty() {

@@ -5,20 +5,25 @@
 //! damage to synced frames is told apart from the torn tail of a power cut (invariant I8).
 
 mod buffer;
+mod chain;
 mod file;
 mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod keeper;
 mod recover;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub(super) use chain::follow;
+pub use chain::{Position, end_of};
 pub use file::{LogFault, LogStep};
-pub(super) use frame::{Effect, Effects};
+pub(super) use frame::{Effect, Effects, push_put};
 pub(super) use keeper::{Flushed, Keeper, LogFiles};
-pub(super) use recover::recover;
+pub(super) use recover::{Recovered, recover};
+pub use tail::{LogTail, Stretch, TailError};
 pub(super) use writer::{AppendError, Log};
 
 /// Why a commit log could not be recovered.

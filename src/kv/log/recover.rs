@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::LogError;
 use super::frame::{BLOCK_BYTES, COUNTER_MAX, Effects, FileHeader, FrameHeader};
-use super::keeper::{LOG_SUFFIX, paths};
+use super::keeper::{Closed, LOG_SUFFIX, Span, paths};
 use crate::ids::Sequence;
 use crate::limits::MIB;
 
@@ -28,6 +28,8 @@ pub(in crate::kv) struct Recovered {
     pub replayed: u64,
     /// All files found: obsolete once the engine has flushed.
     pub files: Vec<PathBuf>,
+    /// Those of them that follow each other up to the end, for a reader that is not yet through.
+    pub spans: Vec<Closed>,
 }
 
 struct Source {
@@ -122,8 +124,8 @@ fn open(path: &Path) -> Result<Option<Source>, LogError> {
 
 /// The files that recovery must read, oldest first: from the last one that begins afresh, or from the last gap. A gap
 /// comes from removals that a power cut undid in part; what is before it was flushed, or the removals had not begun.
+/// `sources` come in the order of their numbers.
 fn chain(mut sources: Vec<Source>, applied: Sequence) -> Result<Vec<Source>, LogError> {
-    sources.sort_by_key(|source| source.header.number);
     let mut first = 0;
     for (index, pair) in sources.windows(2).enumerate() {
         if let [a, b] = pair
@@ -158,6 +160,11 @@ pub(in crate::kv) fn recover(
         files,
         ..Recovered::default()
     };
+    sources.sort_by_key(|source| source.header.number);
+    let headers: Vec<_> = sources
+        .iter()
+        .map(|source| (source.path.clone(), source.header))
+        .collect();
     let chain = chain(sources, applied)?;
     if chain.is_empty() && applied.0 > 0 {
         return Err(corrupt(dir, 0, "the log's files are missing"));
@@ -178,7 +185,35 @@ pub(in crate::kv) fn recover(
     {
         return Err(corrupt(dir, 0, "its counters are out of range"));
     }
+    state.spans = spans(headers, state.end, state.last);
     Ok(state)
+}
+
+/// The last files that follow each other without a gap, the last of which ends at log offset `end`.
+fn spans(headers: Vec<(PathBuf, FileHeader)>, end: u64, last: Sequence) -> Vec<Closed> {
+    let mut found = Vec::new();
+    let (mut end, mut last, mut next) = (end, last, None);
+    for (path, header) in headers.into_iter().rev() {
+        let follows = next.is_none_or(|next| header.number.checked_add(1) == Some(next));
+        if !follows || header.base > end {
+            break;
+        }
+        let span = Span {
+            path,
+            id: header.id,
+            base: header.base,
+            first: header.first,
+            previous: header.previous,
+        };
+        found.push(Closed { span, end, last });
+        (end, last, next) = (
+            header.base,
+            Sequence(header.first.0.saturating_sub(1)),
+            Some(header.number),
+        );
+    }
+    found.reverse();
+    found
 }
 
 /// Replays one file, which ends at log offset `next` if another follows; returns the sequence to come.

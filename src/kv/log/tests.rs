@@ -7,7 +7,7 @@ use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, 
 
 use super::frame::{BLOCK_BYTES, Effect};
 use super::recover::Recovered;
-use super::{Log, LogError, LogFiles, recover};
+use super::{Log, LogError, LogFiles, LogTail, Position, TailError, end_of, follow, recover};
 use crate::ids::Sequence;
 use crate::kv::Value;
 use crate::kv::metrics::KvMetrics;
@@ -216,4 +216,86 @@ fn an_engine_ahead_of_a_torn_log_goes_on_behind_both() {
     })
     .unwrap();
     assert_eq!(last, Sequence(4));
+}
+
+fn group(log: &mut Log, bytes: usize) {
+    let version = Sequence(log.last().0 + 1);
+    log.start_frame();
+    let bytes = vec![version.0 as u8; bytes].into();
+    log.push(&Bytes::from_static(b"key"), Some(&Value { bytes, version }));
+    log.append(1).unwrap();
+}
+
+/// All stretches from `from` to what is durable, each followed as a restore does, and the sequences in them.
+fn read_on(tail: &LogTail, from: Position) -> Result<(Vec<u64>, Position), TailError> {
+    let (mut seen, mut position) = (Vec::new(), from);
+    let durable = tail.durable().offset;
+    while let Some(mut stretch) = tail.read(position, durable, 3 * BLOCK_BYTES)? {
+        let mut visit = |_: super::Effects<'_>, last: Sequence| {
+            seen.push(last.0);
+            Ok(())
+        };
+        let end = follow(&mut stretch.bytes, stretch.start, position, &mut visit).unwrap();
+        assert_eq!(end, stretch.end);
+        assert_eq!(end_of(&mut stretch.bytes, stretch.start), Ok(end));
+        position = end;
+    }
+    Ok((seen, position))
+}
+
+#[test]
+fn a_reader_gets_all_that_is_durable_over_files_and_restarts_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = files(dir.path());
+    let mut log = Log::begin(Arc::clone(&shared), &Recovered::default(), Sequence(0)).unwrap();
+    let tail = LogTail::new(Arc::clone(&shared));
+    let start = tail.durable();
+    tail.hold_from(start.offset);
+    for size in [10, 30_000, 100_000, 10, 9_000, 9_000, 9_000, 40_000] {
+        group(&mut log, size);
+        log.sync().unwrap();
+    }
+    log.mark().unwrap();
+    group(&mut log, 10);
+    let (seen, position) = read_on(&tail, start).unwrap();
+    assert_eq!(seen, (1..=8).collect::<Vec<_>>());
+    assert_eq!(position, tail.durable());
+    assert!(tail.held_bytes() > 200_000);
+    tail.hold_from(position.offset);
+    assert_eq!(tail.held_bytes(), 0);
+    drop(log);
+
+    let found = recover(dir.path(), Sequence(8), &mut |_, _| Ok(())).unwrap();
+    let shared = files(dir.path());
+    let mut again = found;
+    shared.keep(std::mem::take(&mut again.spans));
+    let mut log = Log::begin(Arc::clone(&shared), &again, again.last).unwrap();
+    let tail = LogTail::new(shared);
+    for _ in 0..3 {
+        group(&mut log, 5_000);
+        log.sync().unwrap();
+    }
+    // The unsynced group survived the restart, which made it durable.
+    assert_eq!(read_on(&tail, position).unwrap().0, [9, 10, 11, 12]);
+    assert_eq!(read_on(&tail, start).unwrap().0, (1..=12).collect::<Vec<_>>());
+    for odd in [
+        Position {
+            checksum: 1,
+            ..position
+        },
+        Position {
+            sequence: Sequence(7),
+            ..position
+        },
+        Position {
+            offset: tail.durable().offset + BLOCK,
+            ..tail.durable()
+        },
+    ] {
+        assert!(matches!(tail.goes_on(odd), Err(TailError::Broken { .. })), "{odd:?}");
+    }
+    tail.goes_on(position).unwrap();
+    let mut cut = tail.read(start, u64::MAX, BLOCK_BYTES).unwrap().unwrap();
+    *cut.bytes.last_mut().unwrap() ^= 1;
+    assert!(end_of(&mut cut.bytes, cut.start).is_err());
 }

@@ -7,9 +7,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::buffer::AlignedBuffer;
+use super::chain::Position;
 use super::file::LogFile;
 use super::frame::{BLOCK_BYTES, Effects, FRAME_HEADER_BYTES, FileHeader, FrameHeader, effect_header};
-use super::keeper::{LOG_SUFFIX, LogFiles};
+use super::keeper::{LOG_SUFFIX, LogFiles, Span};
 use super::recover::Recovered;
 use crate::blob::local::sync_dir;
 use crate::ids::Sequence;
@@ -59,7 +60,7 @@ impl Log {
         let file = start_file(&files, &header).map_err(|error| match error {
             AppendError::NoFile(error) | AppendError::Failed(error) => error,
         })?;
-        Ok(Self {
+        let log = Self {
             files,
             file,
             header,
@@ -69,7 +70,30 @@ impl Log {
             previous: header.previous,
             wants_mark: false,
             buffer: AlignedBuffer::new(),
-        })
+        };
+        log.tell_file();
+        Ok(log)
+    }
+
+    /// Tells the readers of the log that it goes on in this file.
+    fn tell_file(&self) {
+        let span = Span {
+            path: self.file.path.clone(),
+            id: self.header.id,
+            base: self.header.base,
+            first: self.header.first,
+            previous: self.header.previous,
+        };
+        self.files.begin(span, self.last);
+        self.tell_synced();
+    }
+
+    fn tell_synced(&self) {
+        self.files.synced(Position {
+            offset: self.synced_through,
+            sequence: self.last,
+            checksum: self.previous,
+        });
     }
 
     /// The last sequence in the log.
@@ -143,6 +167,7 @@ impl Log {
         self.file.sync()?;
         self.files.metrics.sync_seconds.observe(start.elapsed().as_secs_f64());
         self.synced_through = self.header.base + self.at;
+        self.tell_synced();
         self.wants_mark = true;
         Ok(())
     }
@@ -180,12 +205,11 @@ impl Log {
             first: Sequence(self.last.0 + 1),
             previous: self.previous,
         };
-        let file = start_file(&self.files, &header)?;
-        let closed = std::mem::replace(&mut self.file, file);
-        self.files.close(closed.path, self.last, self.at);
+        self.file = start_file(&self.files, &header)?;
         self.header = header;
         self.at = BLOCK_BYTES as u64;
         self.synced_through = header.base + self.at;
+        self.tell_file();
         Ok(())
     }
 }

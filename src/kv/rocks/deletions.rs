@@ -46,12 +46,24 @@ struct State {
     marked: BTreeMap<Family, Marked>,
     wants_flush: bool,
     is_stopping: bool,
+    /// Who reads an old state, in which the deleted rows are still there.
+    holders: usize,
 }
 
 #[derive(Default)]
 pub(super) struct Deletions {
     state: Mutex<State>,
     wake: Condvar,
+}
+
+/// No compaction begins while it lives.
+pub(super) struct Hold<'a>(&'a Deletions);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().holders -= 1;
+        self.0.wake.notify_one();
+    }
 }
 
 enum Job {
@@ -120,6 +132,11 @@ impl Deletions {
         }
     }
 
+    pub fn hold(&self) -> Hold<'_> {
+        self.state.lock().holders += 1;
+        Hold(self)
+    }
+
     pub fn ask_flush(&self) {
         self.state.lock().wants_flush = true;
         self.wake.notify_one();
@@ -136,12 +153,14 @@ impl Deletions {
                 return Some(Job::Flush);
             }
             let now = Instant::now();
-            if now >= not_before
+            let is_free = state.holders == 0;
+            if is_free
+                && now >= not_before
                 && let Some(job) = state.take_due(now)
             {
                 return Some(job);
             }
-            let due = state.next_due().map(|due| due.max(not_before));
+            let due = state.next_due().filter(|_| is_free).map(|due| due.max(not_before));
             let wait = due.map_or(POLL, |due| due.saturating_duration_since(now).min(POLL));
             self.wake.wait_for(&mut state, wait);
         }

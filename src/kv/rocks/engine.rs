@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rocksdb::{
     ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, PerfContext, PerfMetric, PerfStatsLevel, ReadOptions,
-    ReadTier, WriteBatch, WriteOptions, perf::set_perf_stats,
+    ReadTier, Snapshot, WriteBatch, WriteOptions, perf::set_perf_stats,
 };
 
 use super::deletions::Deletions;
@@ -21,7 +21,7 @@ use crate::limits::SCAN_ROWS_MAX;
 
 /// In the default column family: the sequence up to which everything is applied, as a little-endian `u64`. Written by
 /// every batch, so that what a flush leaves says how far it goes.
-const APPLIED: &[u8] = b"applied_seq";
+pub(super) const APPLIED: &[u8] = b"applied_seq";
 /// Bytes of the version before a row's bytes.
 const VERSION_BYTES: usize = 8;
 /// How long a commit waits for room on a full disk.
@@ -29,7 +29,7 @@ const ROOM_TRIES_MAX: u32 = 240;
 const ROOM_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Database {
-    db: DB,
+    pub(super) db: DB,
     /// Kept, since making them costs an allocation each.
     from_memory: ReadOptions,
     from_disk: ReadOptions,
@@ -86,6 +86,14 @@ fn options(reach: Reach) -> ReadOptions {
         made.set_read_tier(ReadTier::BlockCache);
     }
     made
+}
+
+/// Bytes on the disk by family, and in memory.
+#[derive(Default)]
+pub(super) struct Sizes {
+    pub files: Vec<(Family, u64)>,
+    pub block_cache: u64,
+    pub memtables: u64,
 }
 
 /// The rows of one page, copied into one allocation.
@@ -147,17 +155,64 @@ impl Database {
             Reach::Memory => &self.from_memory,
             Reach::Disk => &self.from_disk,
         };
+        let row = self.fetch(family, key, options)?;
+        if let (Some(ticket), Some(row)) = (ticket, &row) {
+            self.rows.keep(ticket, key, row);
+        }
+        Ok(row)
+    }
+
+    fn fetch(&self, family: &ColumnFamily, key: &[u8], options: &ReadOptions) -> Result<Option<Value>, Miss> {
         let found = self.db.get_pinned_cf_opt(family, key, options)?;
         let Some(stored) = found else { return Ok(None) };
         let (version, bytes) = version_of(&stored)?;
-        let row = Value {
+        Ok(Some(Value {
             bytes: Bytes::copy_from_slice(bytes),
             version,
-        };
-        if let Some(ticket) = ticket {
-            self.rows.keep(ticket, key, &row);
+        }))
+    }
+
+    /// Gives `work` the store as of now. Tombstones cannot be compacted away meanwhile, so the tidier waits.
+    pub fn at_one_moment(&self, work: impl FnOnce(&Snapshot<'_>)) {
+        let _waits = self.deletions.hold();
+        work(&self.db.snapshot());
+    }
+
+    pub fn get_at(&self, key: &[u8], snapshot: &Snapshot<'_>) -> Result<Option<Value>, Miss> {
+        let Some(family) = Family::of(key) else { return Ok(None) };
+        let mut options = ReadOptions::default();
+        options.set_snapshot(snapshot);
+        self.fetch(self.family(family)?, key, &options)
+    }
+
+    /// Leaves the block cache to those who ask for the same rows again.
+    pub fn scan_at(
+        &self,
+        family: Family,
+        range: &Range<Bytes>,
+        scan: &Scan,
+        snapshot: &Snapshot<'_>,
+    ) -> Result<Vec<Row>, Miss> {
+        let limit = scan.limit.min(SCAN_ROWS_MAX);
+        if range.start >= range.end || limit == 0 {
+            return Ok(Vec::new());
         }
-        Ok(Some(row))
+        let mut bounds = ReadOptions::default();
+        bounds.set_snapshot(snapshot);
+        bounds.fill_cache(false);
+        let mut rows = self.rows_in(family, range, bounds)?;
+        fill(&mut rows, scan, limit).map(Page::finish)
+    }
+
+    fn rows_in(
+        &self,
+        family: Family,
+        range: &Range<Bytes>,
+        mut bounds: ReadOptions,
+    ) -> Result<DBRawIterator<'_>, Miss> {
+        bounds.set_iterate_lower_bound(range.start.to_vec());
+        bounds.set_iterate_upper_bound(range.end.to_vec());
+        Ok(self.db.raw_iterator_cf_opt(self.family(family)?, bounds))
     }
 
     /// The sequence up to which everything is applied.
@@ -194,6 +249,23 @@ impl Database {
         Ok(())
     }
 
+    /// What RocksDB says of its own size.
+    pub fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes::default();
+        for family in Family::ALL {
+            let Some(handle) = self.db.cf_handle(family_name(family)) else {
+                continue;
+            };
+            let of = |name| self.db.property_int_value_cf(handle, name).ok().flatten().unwrap_or(0);
+            let files = of(c"rocksdb.total-sst-files-size") + of(c"rocksdb.total-blob-file-size");
+            sizes.files.push((family, files));
+            sizes.memtables += of(c"rocksdb.size-all-mem-tables");
+            // One cache for all families.
+            sizes.block_cache = of(c"rocksdb.block-cache-usage");
+        }
+        sizes
+    }
+
     pub fn stop_background_work(&self) {
         self.db.cancel_all_background_work(true);
     }
@@ -203,10 +275,7 @@ impl Database {
         if range.start >= range.end || limit == 0 {
             return Ok(Vec::new());
         }
-        let mut bounds = options(reach);
-        bounds.set_iterate_lower_bound(range.start.to_vec());
-        bounds.set_iterate_upper_bound(range.end.to_vec());
-        let mut rows = self.db.raw_iterator_cf_opt(self.family(family)?, bounds);
+        let mut rows = self.rows_in(family, range, options(reach))?;
         if reach == Reach::Memory {
             return fill(&mut rows, scan, limit).map(Page::finish);
         }

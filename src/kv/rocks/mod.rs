@@ -5,13 +5,17 @@
 
 mod current;
 mod deletions;
+mod dump;
 mod engine;
 mod in_place;
+mod load;
 mod options;
 mod row_cache;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -22,13 +26,16 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 
+pub use dump::Dump;
+pub use load::{LoadError, Loader};
 pub use options::RocksOptions;
 
 use self::deletions::Tidier;
 use self::engine::{Database, FlushState, Miss, Reach};
 use self::in_place::Gates;
+use self::options::family_name;
 use super::committer::{Committer, Engine};
-use super::log::{Keeper, Log, LogError, LogFiles, recover};
+use super::log::{Keeper, Log, LogError, LogFiles, LogTail, Recovered, recover};
 use super::metrics::KvMetrics;
 use super::range::{family_of, half_open};
 use super::{CommitError, Family, Kv, Mutation, ReadError, Row, Scan, Value};
@@ -60,6 +67,7 @@ struct Threads {
     keeper: Mutex<Keeper>,
     tidier: Mutex<Tidier>,
     database: Arc<Database>,
+    tail: LogTail,
     is_stopped: AtomicBool,
 }
 
@@ -120,8 +128,25 @@ impl RocksKv {
         self.threads.committer.health()
     }
 
+    /// Reads the commit log. For one reader: see [`RocksOptions::hold_log`].
+    pub fn log_tail(&self) -> LogTail {
+        self.threads.tail.clone()
+    }
+
     pub fn metrics(&self) -> &KvMetrics {
         &self.metrics
+    }
+
+    /// Brings metrics up to date that RocksDB keeps for itself. It has them in memory.
+    pub fn refresh_metrics(&self) {
+        let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let sizes = self.database.sizes();
+        for (family, bytes) in sizes.files {
+            let gauge = self.metrics.file_bytes.with_label_values(&[family_name(family)]);
+            gauge.set(whole(bytes));
+        }
+        self.metrics.block_cache_bytes.set(whole(sizes.block_cache));
+        self.metrics.memtable_bytes.set(whole(sizes.memtables));
     }
 
     /// Runs a short read of one family on this thread: through to the disk while that is known to be in memory too, else
@@ -184,11 +209,11 @@ fn open_blocking(options: &RocksOptions, metrics: Arc<KvMetrics>) -> Result<Thre
     );
     let files = Arc::new(files);
     files.prepare_first()?;
-    let log = Log::begin(Arc::clone(&files), &found, found.last)?;
-    files.retire(found.files)?;
+    let log = begin_log(&files, found, options.hold_log)?;
     let flushed = FlushState {
         database: Arc::clone(&database),
     };
+    let tail = LogTail::new(Arc::clone(&files));
     let keeper = Keeper::start(files, Box::new(flushed))?;
     let tidier = Tidier::start(Arc::clone(&database), Arc::clone(&metrics))?;
     let committer = Committer::start(Arc::clone(&database), log, metrics)?;
@@ -197,8 +222,22 @@ fn open_blocking(options: &RocksOptions, metrics: Arc<KvMetrics>) -> Result<Thre
         keeper: Mutex::new(keeper),
         tidier: Mutex::new(tidier),
         database,
+        tail,
         is_stopped: AtomicBool::new(false),
     })
+}
+
+/// Begins a fresh file behind what was found. Of the old files those go that nobody may want to read.
+fn begin_log(files: &Arc<LogFiles>, mut found: Recovered, hold: bool) -> std::io::Result<Log> {
+    if hold {
+        let kept = std::mem::take(&mut found.spans);
+        let is_kept = |path: &PathBuf| kept.iter().any(|file| file.span.path == *path);
+        found.files.retain(|path| !is_kept(path));
+        files.keep(kept);
+    }
+    let log = Log::begin(Arc::clone(files), &found, found.last)?;
+    files.retire(found.files)?;
+    Ok(log)
 }
 
 impl Drop for RocksKv {
@@ -290,5 +329,9 @@ impl Kv for RocksKv {
 
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
         self.threads.committer.commit(mutation).await
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        Ok(Arc::new(snapshot::View::open(Arc::clone(&self.database)).await?))
     }
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Options,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    DEFAULT_COLUMN_FAMILY_NAME, Options,
 };
 
 use crate::kv::Family;
@@ -34,9 +35,14 @@ pub struct RocksOptions {
     /// Reads that may wait for the disk at the same time.
     pub read_threads: usize,
     pub open_files_max: i32,
+    /// Keep the commit log until [`LogTail`](crate::kv::log::LogTail) is told what of it is not needed.
+    pub hold_log: bool,
     /// Makes steps of the commit log fail, for tests.
     pub log_fault: Option<Arc<dyn LogFault>>,
 }
+
+/// The filter of a memtable, as a share of the memory of all memtables: 10 bits for each of 330,000 rows by default.
+const MEMTABLE_FILTER_SHARE: f64 = 0.01;
 
 impl Default for RocksOptions {
     fn default() -> Self {
@@ -44,9 +50,10 @@ impl Default for RocksOptions {
             dir: PathBuf::from("data"),
             memtable_bytes: 40 * MIB,
             block_cache_bytes: 32 * MIB,
-            log_file_bytes: 32 * MIB as u64,
+            log_file_bytes: 16 * MIB as u64,
             read_threads: 8,
             open_files_max: 256,
+            hold_log: false,
             log_fault: None,
         }
     }
@@ -118,6 +125,11 @@ fn family_options(family: Family, options: &RocksOptions, cache: &Cache) -> Opti
     // Indexes and filters count against the cache, so that memory does not grow with the store.
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In pieces of some KiB under a pinned top: whole ones of a megabyte each would drive each other out once they are more
+    // than the cache, and each lookup read one (`docs/scaling.md`).
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_format_version(6);
     match family {
         Family::Chunks => {
@@ -148,6 +160,9 @@ fn family_options(family: Family, options: &RocksOptions, cache: &Cache) -> Opti
             made.set_compression_type(DBCompressionType::Lz4);
         }
     }
+    // Most keys that are asked for in vain are new: a skip list is a long way to learn that.
+    made.set_memtable_whole_key_filtering(true);
+    made.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_SHARE);
     made.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_IN_WINDOW, DELETIONS_RATIO);
     made.set_block_based_table_factory(&table);
     made

@@ -353,3 +353,18 @@ async fn a_manifest_whose_name_a_power_cut_lost_is_no_obstacle() {
     drop(kv);
     check(&open(dir.path()).await, 60).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_takes_is_told_by_family() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = open(dir.path()).await;
+    let told = |family| kv.metrics().file_bytes.with_label_values(&[family]).get();
+    write(&kv, 0..50).await;
+    kv.refresh_metrics();
+    assert_eq!((told("bodies"), told("rest")), (0, 0));
+    assert!(kv.metrics().memtable_bytes.get() > 50 * 3000);
+    kv.database.flush().unwrap();
+    kv.refresh_metrics();
+    assert!(told("bodies") > 50 * 3000 && told("rest") > 0);
+    assert_eq!(told("heads"), 0);
+}

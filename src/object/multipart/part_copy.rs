@@ -107,7 +107,7 @@ impl Objects {
         let algorithm = wanted.unwrap_or(ChecksumAlgorithm::Crc64Nvme);
         match source.payload {
             _ if range.is_empty() => self.copy_bytes(bucket, Bytes::new(), algorithm).await,
-            Payload::None | Payload::Body => {
+            Payload::None | Payload::Body | Payload::EncryptedBody => {
                 let body = self.body_of(source).await?.ok_or(StoreError::Contended)?;
                 let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX).min(body.len());
                 self.copy_bytes(bucket, body.slice(at(range.start)..at(range.end)), algorithm)

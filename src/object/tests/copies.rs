@@ -171,11 +171,16 @@ async fn a_redirect_is_set_and_not_copied() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_are_copied_from_ranges() {
-    let test = Fixture::new().await;
+    for test in [Fixture::new().await, Fixture::encrypted().await] {
+        copy_ranges(&test).await;
+    }
+}
+
+async fn copy_ranges(test: &Fixture) {
     let (grant, foreign) = (test.bucket("b").await, test.bucket_of(&test.bob, "bobs").await);
     let (large, small) = (noise(6 << 20, 1), b"0123456789".to_vec());
-    put(&test, &grant, "large", &large).await;
-    put(&test, &grant, "small", &small).await;
+    put(test, &grant, "large", &large).await;
+    put(test, &grant, "small", &small).await;
     for dest in [&grant, &foreign] {
         let upload = test.create(dest, "k").await;
         let part = |number, source: &str, source_range| UploadPartCopy {

@@ -14,15 +14,18 @@ use super::{
     CreateBucket, CreateOutcome, GetError, GetRequest, ObjectBody, Objects, PutError, PutRequest, Usage, Written,
 };
 use crate::blob::space::Space;
-use crate::chunk::{ChunkStore, ChunkStoreOptions};
+use crate::chunk::cipher::Key;
+use crate::chunk::{ChunkStore, ChunkStoreOptions, Keys, MasterKeys};
 use crate::clock::{Clock, ClockHand};
 use crate::iam::{Action, Grant, Identity, authorize};
 use crate::ids::IdSource;
+use crate::kv::broken::BrokenKv;
 use crate::kv::fault::FaultKv;
 use crate::kv::memory::MemoryKv;
 
 mod buckets;
 mod copies;
+mod encrypted;
 mod faults;
 mod listing;
 mod objects;
@@ -32,7 +35,7 @@ mod tags;
 mod uploads;
 
 /// The engine of the tests: faults are scripted where one is about them.
-pub type TestKv = FaultKv<MemoryKv>;
+pub type TestKv = FaultKv<BrokenKv<MemoryKv>>;
 
 pub struct Fixture {
     pub objects: Arc<Objects>,
@@ -65,14 +68,24 @@ impl Fixture {
 
     /// On a disk with a reserve that is not held yet.
     pub async fn with_reserve(bytes: u64) -> Self {
+        Self::with(bytes, None).await
+    }
+
+    /// Of an encrypted store.
+    pub async fn encrypted() -> Self {
+        Self::with(0, MasterKeys::new([Key::new([1; 32])])).await
+    }
+
+    async fn with(reserve_bytes: u64, masters: Option<MasterKeys>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (clock, hand) = Clock::manual(1_700_000_000_000);
         let ids = Arc::new(IdSource::new(clock.clone()));
-        let kv = Arc::new(FaultKv::new(MemoryKv::new()));
+        let kv = Arc::new(FaultKv::new(BrokenKv::new(MemoryKv::new())));
         let registry = prometheus::Registry::new();
         let mut options = ChunkStoreOptions::new(dir.path().join("packs"));
-        let space = Arc::new(Space::new(dir.path(), bytes));
+        let space = Arc::new(Space::new(dir.path(), reserve_bytes));
         options.space = Arc::clone(&space);
+        options.keys = Keys::open(&*kv, masters.as_ref(), &clock).await.unwrap();
         std::fs::create_dir_all(dir.path().join("packs")).unwrap();
         let chunks = ChunkStore::open(
             Arc::clone(&kv) as _,

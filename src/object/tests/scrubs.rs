@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -5,13 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::copies::copy_to;
-use super::{Fixture, key, noise};
+use super::{Fixture, key, noise, put_request};
 use crate::chunk::Pace;
-use crate::ids::UploadId;
-use crate::kv::{Kv, Mutation};
+use crate::iam::Grant;
+use crate::ids::{DataId, UploadId};
+use crate::kv::skim::{Skim, after, skim};
+use crate::kv::{Kv, Mutation, Row};
 use crate::meta::key as row_key;
 use crate::meta::object::ObjectHead;
-use crate::object::{CheckProgress, DamagedObject};
+use crate::meta::segment::SegmentRow;
+use crate::meta::tree::{Target, TreeRow};
+use crate::object::{CheckProgress, CheckReport, DamagedObject};
 
 const FAST: Pace = Pace { bytes_per_second: None };
 const MIB: usize = 1 << 20;
@@ -140,11 +145,7 @@ async fn a_check_tells_what_does_not_fit() {
     let stored = test.chunks.usage().await.unwrap().stored_bytes;
     assert_eq!(report.bytes, stored + 22);
 
-    let data_of = async |name: &str| {
-        let bucket = grant.bucket().unwrap().id;
-        let row = test.kv.get(&row_key::object(bucket, name)).await.unwrap().unwrap();
-        ObjectHead::decode(&row.bytes).unwrap().data
-    };
+    let data_of = async |name: &str| data_of(&test, &grant, name).await;
     let mut mutation = Mutation::new();
     mutation.put(
         row_key::body(data_of("flipped").await),
@@ -164,4 +165,133 @@ async fn a_check_tells_what_does_not_fit() {
     let (told, report) = check(false).await;
     assert_eq!(told, ["large: its data is not there", "small: its body is not there"]);
     assert!(!report.is_sound() && !report.differences.is_empty());
+}
+
+async fn data_of(test: &Fixture, grant: &Grant, name: &str) -> DataId {
+    let bucket = grant.bucket().unwrap().id;
+    let row = test.kv.get(&row_key::object(bucket, name)).await.unwrap().unwrap();
+    ObjectHead::decode(&row.bytes).unwrap().data
+}
+
+/// The names that a check tells, with what is wrong, and the rest of its report.
+async fn told(test: &Fixture) -> (Vec<String>, CheckReport) {
+    let report = test.objects.check(true, 2, &CheckProgress::default()).await.unwrap();
+    let bad = report.bad_objects.iter();
+    let mut told: Vec<_> = bad.map(|bad| format!("{}: {}", bad.object, bad.reason)).collect();
+    told.sort();
+    (told, report)
+}
+
+/// The first row of a range.
+async fn first(test: &Fixture, range: Range<Bytes>) -> Row {
+    match skim(&*test.kv, range, 1).await.unwrap() {
+        Skim::Rows(mut rows) => rows.remove(0),
+        Skim::Gap(gap) => panic!("{gap:?}"),
+    }
+}
+
+/// The key of a row of this kind: of the small object `m/one`, or of `large`.
+async fn row_of(test: &Fixture, grant: &Grant, kind: &str) -> Bytes {
+    let (small, large) = (data_of(test, grant, "m/one").await, data_of(test, grant, "large").await);
+    let tree = first(test, row_key::trees(large)).await;
+    let Target::Segment(segment) = TreeRow::decode(tree.value.bytes.clone()).unwrap().entries[0].target else {
+        panic!("a composed object");
+    };
+    let segment = row_key::segment(&segment);
+    let row = first(test, segment.clone()..after(&segment)).await;
+    let chunk = SegmentRow::decode(row.value.bytes).unwrap().distinct_chunks()[0];
+    match kind {
+        "body" => row_key::body(small),
+        "aux" => row_key::aux(small),
+        "data" => row_key::data(large),
+        "tree" => tree.key,
+        "segment" => segment,
+        "chunk" => row_key::chunk(&chunk),
+        "object" => row_key::object(grant.bucket().unwrap().id, "m/one"),
+        _ => panic!("{kind}"),
+    }
+}
+
+/// Whatever row of an object RocksDB cannot read, the object is named, and the others are checked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_cannot_be_read_are_told_by_object() {
+    for kind in ["body", "aux", "data", "tree", "segment", "chunk", "object", "part"] {
+        let test = Fixture::new().await;
+        let grant = test.bucket("b").await;
+        test.put(&grant, "large", &noise(MIB, 1)).await;
+        test.put(&grant, "m/two", b"another body").await;
+        // With headers that are too long for the object's row.
+        let user = vec![("long".to_owned(), "x".repeat(1900))];
+        let mut request = put_request("m/one", b"small body");
+        request.headers.user = user;
+        test.objects.put(&grant, request).await.unwrap();
+        let upload = test.create(&grant, "big").await;
+        test.part(&grant, "big", upload, 1, &noise(MIB, 3)).await;
+        let (names, report) = told(&test).await;
+        assert!(report.is_sound(), "{names:?} {report:?}");
+        let row = match kind {
+            "part" => row_key::part(upload, 1),
+            _ => row_of(&test, &grant, kind).await,
+        };
+        test.kv.inner().break_rows(row.clone()..after(&row));
+        let (names, report) = told(&test).await;
+        assert!(!report.is_sound());
+        let named = match kind {
+            "body" | "aux" => "s3://b/m/one: its ",
+            "data" | "tree" | "segment" | "chunk" => "s3://b/large: ",
+            "part" => "s3://b/big (a part of upload ",
+            _ => {
+                let unread = &report.unread_objects[..];
+                let until = unread[0].until.clone().unwrap();
+                let name = "s3://b/m/one".to_owned();
+                assert!(
+                    unread.len() == 1 && unread[0].from <= name && until > name,
+                    "{unread:?}"
+                );
+                assert_eq!((names.len(), report.objects), (0, 2));
+                continue;
+            }
+        };
+        assert!(
+            names.len() == 1 && names[0].starts_with(named),
+            "{kind}: {names:?} {report:?}"
+        );
+        assert_eq!(report.objects, 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_scrub_reads_the_bodies_of_small_objects() {
+    let test = Fixture::new().await;
+    let grant = test.bucket("b").await;
+    for name in ["one", "three", "two"] {
+        test.put(&grant, name, b"small body").await;
+    }
+    let row = test.objects.scrub(FAST).await.unwrap();
+    assert_eq!((row.bodies, row.damaged), (3, 0));
+    let mut mutation = Mutation::new();
+    let body = row_key::body(data_of(&test, &grant, "two").await);
+    mutation.put(body, Bytes::from_static(b"small bodY"));
+    test.kv.commit(mutation).await.unwrap();
+    let body = row_key::body(data_of(&test, &grant, "one").await);
+    test.kv.inner().break_rows(body.clone()..after(&body));
+    let row = test.objects.scrub(FAST).await.unwrap();
+    assert_eq!((row.bodies, row.damaged), (3, 2));
+    let found = test.objects.scrub_status().await.unwrap().bad_objects;
+    let told: Vec<_> = found
+        .iter()
+        .map(|bad| (bad.object.key.as_str(), &bad.reason[..15]))
+        .collect();
+    assert_eq!(told, [("one", "its body cannot"), ("two", "its body does n")]);
+    // A pass that was interrupted goes on behind the object that it had come to.
+    let left = crate::meta::scrub::ScrubRow {
+        running: true,
+        last: crate::ids::PackId([0xFF; 16]),
+        last_object: row_key::object(grant.bucket().unwrap().id, "one"),
+        bodies: 1,
+        ..row
+    };
+    test.objects.keep_scrub_row(&left).await.unwrap();
+    let row = test.objects.scrub(FAST).await.unwrap();
+    assert!(row.bodies == 3 && !row.running);
 }

@@ -214,6 +214,11 @@ impl Kv for SimKv {
         self.shown.scan(scan).await
     }
 
+    async fn snapshot(&self) -> Result<Arc<dyn Kv>, ReadError> {
+        self.before_read(|| "kv: snapshot".to_owned()).await?;
+        self.shown.snapshot().await
+    }
+
     async fn commit(&self, mutation: Mutation) -> Result<Sequence, CommitError> {
         let plan = &self.world.plan.kv;
         self.world

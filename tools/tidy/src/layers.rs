@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 8] = [
     &["kv", "blob", "policy"],
     &["meta"],
     &["chunk", "events"],
-    &["iam", "object"],
+    &["backup", "iam", "object"],
     &["notify", "jobs"],
     &["s3", "query_api", "admin"],
     &["server", "cli", "main", "fuzz"],

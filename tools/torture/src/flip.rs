@@ -5,12 +5,13 @@ use crate::client::Client;
 use crate::history::{Clock, History, Mark, Version};
 use crate::kill::{Round, create_bucket};
 use crate::pages::Pages;
-use crate::server::{Launch, NotReady, STORE, Server};
+use crate::server::{Checked, Launch, NotReady, STORE, Server, check};
 use crate::verify::{Finding, check_key, verify};
 use crate::workload::{BUCKET, Scale, WRITERS};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -310,6 +311,7 @@ async fn outcome(launch: &Launch, data: &Path, histories: &[History], flipped: &
     };
     let mut client = Client::new(&server.access);
     let mut told = false;
+    let mut failed = Vec::new();
     let mut present = BTreeSet::new();
     for history in histories {
         for key in history.changes.keys() {
@@ -319,6 +321,7 @@ async fn outcome(launch: &Launch, data: &Path, histories: &[History], flipped: &
                 Finding::Sound(None) => {}
                 Finding::Told(text) if flipped.excuses(&allowed) => {
                     told = true;
+                    failed.push(key.clone());
                     if flipped.in_pack && !launch.no_recount && !server.tells_damage().await? {
                         return Err(format!("{text}, and nobody is told that a pack is damaged").into());
                     }
@@ -338,6 +341,119 @@ async fn outcome(launch: &Launch, data: &Path, histories: &[History], flipped: &
         }
         Err(_) => told = true,
     }
-    server.kill().await?;
+    if !launch.no_recount {
+        // Through the gateway or without it: how many objects read back is as good as a coin.
+        let checked = if present.len().is_multiple_of(2) {
+            let checked = server.check(launch, data).await;
+            server.kill().await?;
+            checked?
+        } else {
+            server.kill().await?;
+            check(launch, data, SocketAddr::from(([127, 0, 0, 1], 1))).await?
+        };
+        demand(&checked, &failed)?;
+    } else {
+        server.kill().await?;
+    }
     Ok(if told { Outcome::Failed } else { Outcome::Harmless })
+}
+
+/// Fails unless the check names every object that could not be read.
+fn demand(checked: &Checked, failed: &[String]) -> Result<()> {
+    let Checked {
+        code,
+        report,
+        complaint,
+    } = checked;
+    if *code == 2 {
+        let text = complaint.to_lowercase();
+        return if WORDS.iter().any(|word| text.contains(word)) {
+            Ok(())
+        } else {
+            Err(format!("the store cannot be checked, and nobody says that it is damaged: {complaint}").into())
+        };
+    }
+    let named = names(report);
+    for key in failed {
+        if *code != 1 || !named.iter().any(|named| named.has(key)) {
+            return Err(format!(
+                "{key} cannot be read, and the check, which ends with {code}, does not name it: {report}"
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// An object that a check names, or all objects from a key on up to another one.
+enum Named {
+    Key(String),
+    Range(String, Option<String>),
+}
+
+impl Named {
+    fn has(&self, key: &str) -> bool {
+        let full = format!("s3://{BUCKET}/{key}");
+        match self {
+            Self::Key(named) => named == key,
+            Self::Range(from, until) => *from <= full && until.as_ref().is_none_or(|until| full < *until),
+        }
+    }
+}
+
+fn names(report: &serde_json::Value) -> Vec<Named> {
+    let list = |value: &serde_json::Value, name: &str| {
+        value
+            .get(name)
+            .and_then(|list| list.as_array())
+            .cloned()
+            .unwrap_or_default()
+    };
+    let text =
+        |value: &serde_json::Value, name: &str| value.get(name).and_then(|text| text.as_str()).map(str::to_owned);
+    let mut named = Vec::new();
+    for damage in list(report, "damage") {
+        named.extend(
+            list(&damage, "objects")
+                .iter()
+                .filter_map(|object| text(object, "key"))
+                .map(Named::Key),
+        );
+    }
+    for bad in list(report, "bad_objects") {
+        named.extend(bad.get("object").and_then(|object| text(object, "key")).map(Named::Key));
+    }
+    for unread in list(report, "unread_objects") {
+        named.extend(text(&unread, "from").map(|from| Named::Range(from, text(&unread, "until"))));
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_check_must_name_what_cannot_be_read() {
+        let report = json!({
+            "damage": [{"objects": [{"key": "a"}]}],
+            "bad_objects": [{"object": {"key": "b"}}],
+            "unread_objects": [{"from": format!("s3://{BUCKET}/m"), "until": format!("s3://{BUCKET}/n")}],
+        });
+        let demands = |code, key: &str| {
+            let (report, complaint) = (report.clone(), "checksum".to_owned());
+            demand(
+                &Checked {
+                    code,
+                    report,
+                    complaint,
+                },
+                &[key.to_owned()],
+            )
+            .is_ok()
+        };
+        assert!(demands(1, "a") && demands(1, "b") && demands(1, "m/x") && demands(2, "z"));
+        assert!(!demands(1, "c") && !demands(1, "n") && !demands(0, "a"));
+    }
 }

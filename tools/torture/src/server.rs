@@ -222,6 +222,11 @@ impl Server {
         Ok(String::from_utf8_lossy(&health).contains("degraded") || metrics.lines().any(count))
     }
 
+    /// What `cairn check` says through the running gateway.
+    pub async fn check(&self, launch: &Launch, data: &Path) -> Result<Checked> {
+        check(launch, data, self.admin).await
+    }
+
     /// Demands that the counters equal a recount.
     pub async fn recount(&self) -> Result<()> {
         let (status, body) = get(self.admin, "/v1/recount").await?;
@@ -233,6 +238,40 @@ impl Server {
             _ => Err(format!("the counters differ from a recount ({status}): {text}").into()),
         }
     }
+}
+
+/// The answer of `cairn check --read-data --json`.
+pub struct Checked {
+    /// 0: sound, 1: not sound, 2: it could not be checked.
+    pub code: i32,
+    pub report: serde_json::Value,
+    /// What it said beside the report.
+    pub complaint: String,
+}
+
+/// Checks the store in `data`: by itself, or through the gateway that serves it and listens on `admin`.
+pub async fn check(launch: &Launch, data: &Path, admin: SocketAddr) -> Result<Checked> {
+    let mut command = Command::new(std::fs::canonicalize(&launch.binary)?);
+    command
+        .args(["check", "--read-data", "--json", "--data"])
+        .arg(data.join(STORE));
+    command.args(["--admin-listen", &admin.to_string()]);
+    for pair in &launch.env {
+        let (name, value) = pair.split_once('=').ok_or("--env takes NAME=VALUE")?;
+        command.env(name, value);
+    }
+    if launch.given_keys {
+        command
+            .env("CAIRN_STORAGE_RESERVE", "0B")
+            .env("CAIRN_ROOT_ACCESS_KEY", ACCESS_KEY)
+            .env("CAIRN_ROOT_SECRET_KEY", SECRET_KEY);
+    }
+    let output = command.kill_on_drop(true).output().await?;
+    Ok(Checked {
+        code: output.status.code().ok_or("cairn check was killed")?,
+        report: serde_json::from_slice(&output.stdout).unwrap_or_default(),
+        complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }
 
 /// The pair of names and values that the gateway's own file holds.

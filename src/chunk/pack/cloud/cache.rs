@@ -91,7 +91,7 @@ fn key(wanted: &Wanted) -> Key {
 }
 
 /// Whether the bytes are the record that is wanted.
-fn is_whole(bytes: &[u8], wanted: &Wanted) -> bool {
+pub fn is_whole(bytes: &[u8], wanted: &Wanted) -> bool {
     let Ok(header) = RecordHeader::decode(bytes) else {
         return false;
     };

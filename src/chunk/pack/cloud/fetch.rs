@@ -9,24 +9,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 
+use super::moving::SCAN;
 use super::{Cloud, FOLDER, name};
 use crate::blob::local::{ReadFile, remove_file};
 use crate::blob::{BlobError, LIST_PAGE_MAX};
-use crate::chunk::pack::format::{FILE_HEADER_BYTES, TRAILER_BYTES, Trailer};
+use crate::chunk::pack::format::{FILE_HEADER_BYTES, Trailer};
 use crate::chunk::pack::scan::scan;
 use crate::chunk::pack::shared::{Pack, Shared};
-use crate::chunk::pack::{Entry, Extent, ReadError};
+use crate::chunk::pack::{Entry, Extent, ReadError, Table};
 use crate::chunk::pool::PooledBuf;
 use crate::ids::PackId;
 use crate::meta::pack::Backend;
 
 /// Bytes of a pack's end that are read at once: the footer of a thousand records.
 const FOOTER_BYTES: u64 = 64 << 10;
-/// Footers that are read side by side.
-const FOOTERS_AT_ONCE: usize = 8;
 
 /// Whether the disk cache may answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +60,7 @@ pub async fn fill(
     mut buffer: PooledBuf,
     start: u64,
     through: Through,
-) -> Result<Bytes, ReadError> {
+) -> Result<PooledBuf, ReadError> {
     let range = extent.byte_range();
     if through == Through::Cache && cloud.cache.is_on() {
         let (returned, found) = cloud.cache.load(extent, buffer, start).await;
@@ -71,7 +69,7 @@ pub async fn fill(
             cloud.metrics.cache_hits.inc();
             let source = shared.metrics.read_bytes.with_label_values(&["cloud_cache"]);
             source.inc_by(range.end - range.start);
-            return Ok(buffer.freeze());
+            return Ok(buffer);
         }
         cloud.metrics.cache_misses.inc();
     }
@@ -86,7 +84,7 @@ pub async fn fill(
     if through == Through::Cache && cloud.cache.is_on() {
         cloud.cache.keep(extent, bytes).await;
     }
-    Ok(buffer.freeze())
+    Ok(buffer)
 }
 
 fn stopped() -> BlobError {
@@ -100,7 +98,8 @@ impl Cloud {
         // The semaphore is never closed.
         let _place = self.gets.acquire().await.ok();
         let (begun, wanted) = (Instant::now(), range.end - range.start);
-        let read = self.in_time(self.hedged(&name(pack), range)).await.and_then(|bytes| {
+        let read = self.in_time(self.hedged(&name(pack), range)).await;
+        let read = read.and_then(|bytes| {
             // A server that cuts what it gives short, and says that it is all.
             let is_whole = bytes.len() as u64 == wanted;
             let cut = || BlobError::Unavailable("the answer was cut off".to_owned());
@@ -154,7 +153,7 @@ impl Cloud {
     }
 
     /// The footer's entries; `None` when it is not the one that was sealed.
-    async fn footer(&self, pack: PackId, bytes: u64) -> Result<Option<Vec<Entry>>, BlobError> {
+    pub async fn footer(&self, pack: PackId, bytes: u64) -> Result<Option<Vec<Entry>>, BlobError> {
         let from = bytes.saturating_sub(FOOTER_BYTES);
         let end = self.get(pack, from..bytes).await?;
         let Some(trailer) = Trailer::decode(&end, pack, bytes) else {
@@ -170,18 +169,24 @@ impl Cloud {
     }
 }
 
-/// A pack's records, by id then offset. A footer that fails its hash is answered from a scan of the whole pack.
-pub async fn records(shared: &Shared, cloud: &Cloud, pack: PackId, bytes: u64) -> Result<Vec<Entry>, ReadError> {
+/// What a pack has, by id then offset. A footer that fails its hash is answered from a scan of the whole pack.
+pub async fn table(shared: &Shared, cloud: &Cloud, pack: PackId, bytes: u64) -> Result<Table, ReadError> {
     let failed = |error| told(pack, FILE_HEADER_BYTES as u64, error);
     if let Some(entries) = cloud.footer(pack, bytes).await.map_err(failed)? {
-        return Ok(entries);
+        return Ok(Table {
+            entries: entries.into(),
+            footer_damaged: false,
+        });
     }
     shared.metrics.damaged.inc();
     let whole = cloud.whole(pack, bytes).await.map_err(failed)?;
-    let path = shared.dir.join(format!("{pack}.scan"));
+    let (path, trailer) = (
+        shared.scratch(pack, SCAN),
+        Trailer::decode(&whole, pack, bytes).map(|trailer| trailer.table_offset),
+    );
     let scanned = shared.options.offload.run(move || {
         fs::write(&path, &whole)?;
-        let found = ReadFile::open(&path, false).and_then(|file| scan(&file, pack, bytes - TRAILER_BYTES as u64));
+        let found = ReadFile::open(&path, false).and_then(|file| scan(&file, pack, trailer.unwrap_or(bytes)));
         remove_file(&path)?;
         found
     });
@@ -190,20 +195,22 @@ pub async fn records(shared: &Shared, cloud: &Cloud, pack: PackId, bytes: u64) -
     let mut entries = found.entries;
     tracing::error!(%pack, records = entries.len(), dropped = found.dropped, "a footer is damaged; its records come from a scan");
     entries.sort_unstable_by_key(|entry| (entry.id, entry.location.offset));
-    Ok(entries)
+    Ok(Table {
+        entries: entries.into(),
+        footer_damaged: true,
+    })
 }
 
-fn in_cloud(shared: &Shared) -> Vec<(PackId, u64)> {
-    let packs = shared.packs.read();
-    let there = packs.values().map(|pack: &Arc<Pack>| pack.info());
+/// How long the blobs of the packs in the cloud are. One that is not there is left out; where the place does not tell, for
+/// which the reason is given, they are as long as they should be.
+pub async fn lengths(shared: &Shared, cloud: &Cloud) -> (BTreeMap<PackId, u64>, Option<BlobError>) {
+    let packs: Vec<Arc<Pack>> = shared.packs.read().values().cloned().collect();
+    let there = packs.iter().map(|pack| pack.info());
     let there = there.filter(|info| info.backend == Backend::Cloud);
-    there.map(|info| (info.id, info.bytes)).collect()
-}
-
-/// How long the blobs of the packs in the cloud are. One that is not there is left out; where the place does not tell, they
-/// are as long as they should be.
-pub async fn lengths(shared: &Shared, cloud: &Cloud) -> BTreeMap<PackId, u64> {
-    let mut expected: BTreeMap<PackId, u64> = in_cloud(shared).into_iter().collect();
+    let mut expected: BTreeMap<PackId, u64> = there.map(|info| (info.id, info.bytes)).collect();
+    if expected.is_empty() {
+        return (expected, None);
+    }
     match cloud.listed().await {
         Ok(found) => expected.retain(|pack, bytes| match found.get(pack) {
             Some(length) => {
@@ -212,9 +219,9 @@ pub async fn lengths(shared: &Shared, cloud: &Cloud) -> BTreeMap<PackId, u64> {
             }
             None => false,
         }),
-        Err(error) => tracing::warn!(%error, "the packs in the cloud cannot be listed, and are not compared"),
+        Err(error) => return (expected, Some(error)),
     }
-    expected
+    (expected, None)
 }
 
 impl Cloud {
@@ -234,25 +241,4 @@ impl Cloud {
             }
         }
     }
-}
-
-/// The packs in the cloud whose footer is not the one that was put. Reads all footers; one that the place does not give now
-/// is not told.
-pub async fn damaged_footers(shared: &Shared, cloud: &Cloud) -> Vec<PackId> {
-    let ask = |(pack, bytes)| async move {
-        match cloud.footer(pack, bytes).await {
-            Ok(Some(_)) => None,
-            Ok(None) | Err(BlobError::NotFound | BlobError::Short) => Some(pack),
-            Err(error) => {
-                tracing::warn!(%pack, %error, "a footer in the cloud cannot be read, and is not compared");
-                None
-            }
-        }
-    };
-    let asked = stream::iter(in_cloud(shared))
-        .map(ask)
-        .buffer_unordered(FOOTERS_AT_ONCE);
-    let mut damaged: Vec<PackId> = asked.filter_map(std::future::ready).collect().await;
-    damaged.sort_unstable();
-    damaged
 }

@@ -22,10 +22,11 @@ mod latency;
 mod metrics;
 mod moving;
 mod put;
+mod set;
 
-pub use fetch::{Through, damaged_footers, fill, lengths, records, told};
+pub use fetch::{Through, fill, lengths, table, told};
 pub use moving::{copy, remove_other, remove_partial};
-pub use put::upload;
+pub use put::{PACK_BYTES, upload};
 
 use cache::Cache;
 use latency::Latency;
@@ -41,6 +42,9 @@ const GETS_MAX: usize = 64;
 /// Second requests of slow reads at the same time.
 const HEDGES_MAX: usize = 8;
 
+/// See [`CloudOptions::late`].
+pub const LATE: Duration = Duration::from_secs(15 * 60);
+
 #[derive(Clone, Debug)]
 pub struct CloudOptions {
     pub blobs: Arc<dyn Blobs>,
@@ -51,12 +55,14 @@ pub struct CloudOptions {
     pub cache_dir: PathBuf,
     /// 0: no cache.
     pub cache_bytes: u64,
-    /// What one call may take at the most.
+    /// What one put or get may take at the most.
     pub timeout: Duration,
     /// No further try of a failed put begins later than this.
     pub put_within: Duration,
     /// A read is slow after this, and later if most are.
     pub hedge_min: Duration,
+    /// How long after its end a put that failed may still happen, at the most.
+    pub late: Duration,
 }
 
 impl CloudOptions {
@@ -70,6 +76,7 @@ impl CloudOptions {
             timeout: Duration::from_secs(150),
             put_within: Duration::from_secs(20),
             hedge_min: Duration::from_millis(50),
+            late: LATE,
         }
     }
 }
@@ -80,7 +87,7 @@ pub trait Ledger: Send + Sync {
     async fn pending(&self, pack: PackId, bytes: u64) -> Result<(), ClaimsError>;
 }
 
-/// A pack that a row says is in the cloud, or may be.
+/// A pack that a row says is in the cloud.
 #[derive(Clone, Copy, Debug)]
 pub struct CloudPack {
     pub id: PackId,
@@ -167,16 +174,20 @@ impl Cloud {
         self.owned.get_or_try_init(ask).await.map(drop)
     }
 
-    /// What a call answers in the time that it may take: a place that hangs is one that cannot be reached.
-    async fn in_time<T>(&self, call: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
-        let answered = timeout(self.options.timeout, call).await;
-        answered.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())))
+    async fn put(&self, pack: PackId, bytes: Bytes) -> Result<(), BlobError> {
+        self.in_time(self.options.blobs.put(&name(pack), bytes)).await
     }
 
     /// Removes a pack's blob. One that is not there is removed already.
     pub async fn remove(&self, pack: PackId) -> Result<(), BlobError> {
         self.owned().await?;
         self.in_time(self.options.blobs.delete(&name(pack))).await
+    }
+
+    /// What a call answers in the time that it may take: a place that hangs is one that cannot be reached.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
+        let answer = timeout(self.options.timeout, call).await;
+        answer.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())))
     }
 }
 

@@ -3,16 +3,18 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::{Cloud, name, told};
+use super::cache::is_whole;
+use super::{Cloud, told};
 use crate::blob::local::{ReadFile, create_dir_synced, remove_file, sync_dir};
-use crate::chunk::pack::ReadError;
+use crate::chunk::pack::format::Trailer;
 use crate::chunk::pack::shared::Shared;
+use crate::chunk::pack::{Entry, ReadError, Wanted};
 use crate::ids::PackId;
 use crate::limits::MIB;
 use crate::meta::pack::Backend;
@@ -24,25 +26,32 @@ fn failed(pack: PackId) -> impl Fn(io::Error) -> ReadError {
     move |error| ReadError::Io { pack, error }
 }
 
-/// Copies a sealed pack of `bytes` to `to`, durably, and reads the copy back. What an earlier try left there is written over:
-/// it is of the same bytes. Holds one pack in memory.
-pub async fn copy(shared: &Arc<Shared>, cloud: &Cloud, pack: PackId, bytes: u64, to: Backend) -> Result<(), ReadError> {
+/// Copies a sealed pack of `bytes` to `to`, durably, reads the copy back, and answers how many bytes it has. What an earlier
+/// try left there is written over: it is of the same bytes. Holds one pack in memory.
+pub async fn copy(
+    shared: &Arc<Shared>,
+    cloud: &Cloud,
+    pack: PackId,
+    bytes: u64,
+    to: Backend,
+) -> Result<u64, ReadError> {
     let wrong = |error| told(pack, 0, error);
     match to {
         Backend::Cloud => {
             let path = shared.path(pack);
-            let whole = spawn_blocking(move || fs::read(path)).await.map_err(io::Error::other);
-            let whole = Bytes::from(whole.flatten().map_err(failed(pack))?);
-            let sum = blake3::hash(&whole);
+            let whole = spawn_blocking(move || read_whole(&path, pack))
+                .await
+                .map_err(io::Error::other);
+            let whole = whole.flatten().map_err(failed(pack))?;
+            let (bytes, sum) = (whole.len() as u64, blake3::hash(&whole));
             cloud.owned().await.map_err(wrong)?;
-            let name = name(pack);
-            let put = cloud.in_time(cloud.options.blobs.put(&name, whole));
-            put.await.map_err(wrong)?;
+            cloud.put(pack, whole).await.map_err(wrong)?;
             let mut back = blake3::Hasher::new();
             for piece in pieces(bytes) {
                 back.update(&cloud.get(pack, piece).await.map_err(wrong)?);
             }
-            same(pack, sum, back.finalize())
+            same(pack, sum, back.finalize())?;
+            Ok(bytes)
         }
         Backend::Local => {
             let mut file = Partial::create(shared, pack).await?;
@@ -53,9 +62,39 @@ pub async fn copy(shared: &Arc<Shared>, cloud: &Cloud, pack: PackId, bytes: u64,
                 file = file.write(bytes).await?;
             }
             let back = file.finish(shared, bytes).await?;
-            same(pack, sum.finalize(), back)
+            // An earlier copy may be open still.
+            shared.handles.invalidate(&pack);
+            same(pack, sum.finalize(), back)?;
+            Ok(bytes)
         }
     }
+}
+
+/// All bytes of a sealed pack's file. With a record that fails its checksum it is read once more: what is damaged on the disk
+/// reads the same again, what was read wrong does not.
+fn read_whole(path: &Path, pack: PackId) -> io::Result<Bytes> {
+    let whole = fs::read(path)?;
+    let trailer = Trailer::decode(&whole, pack, whole.len() as u64);
+    let table = |trailer: &Trailer| {
+        let from = usize::try_from(trailer.table_offset).ok()?;
+        whole.get(from..from + trailer.table_bytes())
+    };
+    let entries = trailer.and_then(|trailer| trailer.entries(table(&trailer)?));
+    let entries = entries.ok_or_else(|| io::Error::other("its footer is damaged: it moves once that is mended"))?;
+    let is_good = |entry: &Entry| {
+        let from = entry.location.offset as usize;
+        let record = whole.get(from..from + entry.location.stored_len as usize);
+        let wanted = Wanted {
+            location: entry.location,
+            domain: entry.domain,
+            id: entry.id,
+        };
+        record.is_some_and(|record| is_whole(record, &wanted))
+    };
+    if !entries.iter().all(is_good) && fs::read(path)? != whole {
+        return Err(io::Error::other("its file does not read the same twice"));
+    }
+    Ok(whole.into())
 }
 
 fn pieces(bytes: u64) -> impl Iterator<Item = Range<u64>> {
@@ -81,7 +120,7 @@ struct Partial {
 
 impl Partial {
     async fn create(shared: &Shared, pack: PackId) -> Result<Self, ReadError> {
-        let path = shared.dir.join(format!("{pack}{PARTIAL}"));
+        let path = shared.scratch(pack, PARTIAL);
         let create = move || {
             let file = File::create(&path)?;
             Ok(Self { pack, path, file })
@@ -119,26 +158,27 @@ impl Partial {
     }
 }
 
-/// The end of the names of files that are being written.
+/// The ends of the names of files that are being written: of copies, and of blobs that are scanned.
 const PARTIAL: &str = ".part";
+pub const SCAN: &str = ".scan";
 
 /// Removes what a killed process was writing. Blocks.
-pub fn remove_partial(dir: &std::path::Path) -> io::Result<()> {
+pub fn remove_partial(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if path.is_file() && (name.ends_with(PARTIAL) || name.ends_with(".scan")) {
+        if path.is_file() && (name.ends_with(PARTIAL) || name.ends_with(SCAN)) {
             remove_file(&path)?;
         }
     }
     Ok(())
 }
 
-/// Removes the copy of a pack that is not the pack any more, or not yet.
-pub async fn remove_other(shared: &Arc<Shared>, cloud: &Cloud, pack: PackId, from: Backend) -> Result<(), ReadError> {
-    match from {
-        Backend::Cloud => cloud.remove(pack).await.map_err(|error| told(pack, 0, error)),
-        Backend::Local => {
+/// Removes the copy of a pack that is not at `keep`.
+pub async fn remove_other(shared: &Arc<Shared>, cloud: &Cloud, pack: PackId, keep: Backend) -> Result<(), ReadError> {
+    match keep {
+        Backend::Local => cloud.remove(pack).await.map_err(|error| told(pack, 0, error)),
+        Backend::Cloud => {
             let shared = Arc::clone(shared);
             let remove = move || {
                 remove_file(&shared.path(pack))?;

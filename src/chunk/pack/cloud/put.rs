@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::{Cloud, name};
+use super::Cloud;
 use crate::blob::BlobError;
 use crate::chunk::pack::batch::{self, Append};
 use crate::chunk::pack::format::PACK_RECORDS_MAX;
@@ -25,7 +25,7 @@ use crate::meta::pack::Backend;
 /// Puts under way at the same time. With the next two it bounds the memory for packs that are being put.
 const PUTS_MAX: usize = 4;
 /// Bytes after which a pack takes no further append. The largest append still fits.
-const PACK_BYTES: usize = 16 * MIB;
+pub const PACK_BYTES: usize = 16 * MIB;
 /// Bytes that are put without waiting for more.
 const GATHERED_BYTES: usize = 4 * MIB;
 /// How long appends gather while others are being put.
@@ -209,8 +209,7 @@ async fn named(shared: &Shared, cloud: &Cloud, id: crate::ids::PackId, pack: Vec
     let pending = cloud.ledger.pending(id, length).await;
     pending.map_err(|error| BlobError::Unavailable(error.to_string()))?;
     let begun = Instant::now();
-    let name = name(id);
-    cloud.in_time(cloud.options.blobs.put(&name, pack.into())).await?;
+    cloud.put(id, pack.into()).await?;
     cloud.metrics.put_seconds.observe(begun.elapsed().as_secs_f64());
     cloud.metrics.put_bytes.inc_by(length);
     let pack = Pack::new(id, PackState::Sealed, length, Backend::Cloud);
