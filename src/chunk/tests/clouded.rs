@@ -230,6 +230,7 @@ async fn a_deletion_that_the_cloud_does_not_take_is_made_again_by_the_next_run()
     let doomed = fixture.put(&content(77, MIB)).await;
     let before = blobs(&place).await.len();
     fixture.delete(doomed).await;
+    let (listed, counted) = fixture.store.pack_files();
     place.script(Call::Delete, [BlobFault::Unavailable]);
     let report = fixture.collect().await;
     assert_eq!((report.packs_deleted, &report.stuck), (0, &vec![]), "{report:?}");
@@ -238,6 +239,12 @@ async fn a_deletion_that_the_cloud_does_not_take_is_made_again_by_the_next_run()
     assert!(rows.values().any(|known| known.row.state == PackState::Condemned));
     place.script(Call::Delete, [BlobFault::AnswerLost]);
     fixture.collect().await;
+    fixture.collect().await;
+    // As a backup counts: each pack that left the list, none more.
+    let (left, now) = fixture.store.pack_files();
+    let gone = listed.iter().filter(|file| !left.contains(file)).count() as u64;
+    assert!(gone > 0);
+    assert_eq!(now - counted, gone);
     let cloud = cloud_options(&place, fixture.dir.path());
     let fixture = again(fixture, Some(cloud)).await.unwrap();
     for _ in 0..2 {
