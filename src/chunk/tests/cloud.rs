@@ -162,48 +162,6 @@ async fn i1_i7_what_is_in_the_cloud_reads_back_after_a_restart_and_from_the_pack
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mark_that_was_put_in_part_does_not_lock_its_store_out() {
-    let place = place();
-    place.script(Call::Put, [BlobFault::Cut]);
-    let fixture = fixture_with(&place, 0).await;
-    let put = put_some(&fixture, 2).await;
-    let cloud = cloud_options(&place, fixture.dir.path());
-    let fixture = again(fixture, Some(cloud)).await.unwrap();
-    all_read(&fixture, &put).await;
-    // Now it is whole: another store is told.
-    let other: Arc<dyn Kv> = Arc::new(MemoryKv::new());
-    let refused = open(
-        &other,
-        fixture.dir.path(),
-        Some(cloud_options(&place, fixture.dir.path())),
-    )
-    .await;
-    assert!(matches!(
-        refused,
-        Err(OpenError::Packs(PacksError::Cloud(BlobError::Refused(_))))
-    ));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_place_that_hangs_holds_up_neither_the_start_nor_who_deletes_nor_who_compares() {
-    let place = place();
-    let fixture = fixture_with(&place, 0).await;
-    let put = put_some(&fixture, 2).await;
-    place.script(Call::Get, [BlobFault::Hang]);
-    let cloud = cloud_options(&place, fixture.dir.path());
-    let fixture = again(fixture, Some(cloud)).await.unwrap();
-    all_read(&fixture, &put).await;
-    place.script(Call::List, [BlobFault::Hang]);
-    fixture.check().await;
-    place.script(Call::Delete, [BlobFault::Hang]);
-    let pack = fixture.store.packs.packs()[0].id;
-    assert!(matches!(
-        fixture.store.packs.delete(pack).await,
-        Err(PackError::Io { .. })
-    ));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_that_failed_is_made_again_under_another_name_and_what_it_left_is_taken_back() {
     let place = place();
     let fixture = fixture_with(&place, 0).await;
