@@ -224,6 +224,10 @@ impl Kv for SimKv {
         self.world
             .event(|| format!("kv: asked for {} effects", mutation.effects.len()))
             .await;
+        // Others may come first, of those too who asked later.
+        if self.world.chance(150) {
+            self.world.pause(60).await;
+        }
         if self.world.strikes(plan.refused) {
             return Err(CommitError::Unavailable("ENOSPC".to_owned()));
         }
