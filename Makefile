@@ -18,10 +18,14 @@ JSON ?=
 BENCH_FLAGS ?=
 # Of `make scale`.
 CHUNKS ?= 5000000
+# Of `make simulate`: how many, from which one on; or one alone, with all that happened in it.
+SEEDS ?= 10000
+FIRST ?= 0
+SEED ?=
 
 BUILD_PACKAGES := build-essential clang libclang-dev cmake pkg-config curl ca-certificates
 
-.PHONY: run build test bench space scale torture conformance deps clients clean
+.PHONY: run build test bench space scale torture simulate conformance deps clients clean
 
 run: build
 	bin/cairn serve --data "$(DATA)"
@@ -56,6 +60,10 @@ scale: build
 
 torture: build
 	tools/torture.sh $(KILLS) 1000 100 all
+
+simulate: deps
+	cargo build $(CARGO_FLAGS) --bin simulate
+	"$(CARGO_TARGET_DIR)/release/simulate" $(if $(SEED),--seed $(SEED),--first $(FIRST) --seeds $(SEEDS))
 
 # S3_TESTS=DIR names a checkout of ceph/s3-tests. The result is kept, dated, to be committed.
 conformance: build

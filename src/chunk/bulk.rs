@@ -8,25 +8,30 @@ use tokio::sync::oneshot;
 use crate::priority;
 
 pub struct Bulk {
-    pool: ThreadPool,
+    /// `None`: who asks does the work.
+    pool: Option<ThreadPool>,
 }
 
 impl Bulk {
-    /// Starts `threads` threads, at least one. What is run waits its turn; who runs it bounds how much that is.
+    /// Starts `threads` threads, or none. What is run waits its turn; who runs it bounds how much that is.
     pub fn start(threads: usize) -> Result<Self, ThreadPoolBuildError> {
+        if threads == 0 {
+            return Ok(Self { pool: None });
+        }
         let pool = ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
+            .num_threads(threads)
             .thread_name(|number| format!("bulk-{number}"))
             .start_handler(|_| priority::give_way())
             .panic_handler(|_| tracing::error!("a bulk thread panicked"))
             .build()?;
-        Ok(Self { pool })
+        Ok(Self { pool: Some(pool) })
     }
 
     /// Runs `job` on one of the threads; it runs to its end if the future is dropped. `None`: it panicked.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let Some(pool) = &self.pool else { return Some(job()) };
         let (answer, result) = oneshot::channel();
-        self.pool.spawn(move || {
+        pool.spawn(move || {
             // Nobody waits any more: the upload was given up.
             let _ = answer.send(job());
         });

@@ -21,7 +21,7 @@ use crate::chunk::recover::{all_pack_rows, live_by_pack, live_bytes};
 use crate::chunk::store::ChunkStore;
 use crate::chunk::trouble::Trouble;
 use crate::ids::PackId;
-use crate::meta::pack::PackState;
+use crate::meta::pack::{Backend, PackState};
 
 /// Packs that one run empties at the most.
 const PACKS_PER_RUN: usize = 64;
@@ -128,6 +128,12 @@ impl Run {
     /// Packs that it may still begin with.
     pub fn left(&self) -> usize {
         PACKS_PER_RUN.saturating_sub(self.emptied)
+    }
+
+    /// Whether it has to do with this pack yet.
+    fn may_try(&self, info: &PackInfo) -> bool {
+        let is_cut_off = self.is_cut_off && info.backend == Backend::Cloud;
+        !is_cut_off && !self.tried.contains(&info.id)
     }
 
     /// Whether the next one must go on.
@@ -267,7 +273,7 @@ impl ChunkStore {
                 return Ok(());
             }
             self.gc.at(run.tried.len(), planned);
-            if !run.is_cut_off || !self.packs.is_in_cloud(info.id) {
+            if run.may_try(&info) {
                 self.try_pack(info.id, run).await?;
             }
         }
@@ -327,7 +333,7 @@ impl ChunkStore {
                 dead.excess(0, 0)
             };
             let open = dead.packs.iter().any(|(_, info)| info.state == FileState::Open);
-            let wanted = |info: &PackInfo| info.state != FileState::Open && !run.tried.contains(&info.id);
+            let wanted = |info: &PackInfo| info.state != FileState::Open && run.may_try(info);
             let closed: Vec<_> = dead.packs.into_iter().filter(|(_, info)| wanted(info)).collect();
             if excess == 0 || run.is_over() || (closed.is_empty() && (sealed || !open)) {
                 return Ok(());

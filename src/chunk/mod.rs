@@ -26,6 +26,7 @@ mod metrics;
 mod migrate;
 mod needs;
 mod note;
+mod offload;
 mod owners;
 pub mod pack;
 mod packs;

@@ -16,7 +16,7 @@ use crate::chunk::index::{self, Known};
 use crate::chunk::owners::Owners;
 use crate::chunk::pack::{self, Entry, Extent, Footer, Wanted};
 use crate::chunk::records::NOT_ITS_NAME;
-use crate::chunk::recover::RowClaims;
+use crate::chunk::recover::{RowClaims, live_bytes};
 use crate::chunk::store::ChunkStore;
 use crate::ids::{ChunkId, PackId};
 use crate::kv::{CommitError, Mutation};
@@ -90,8 +90,16 @@ impl ChunkStore {
             kv: Arc::clone(&self.kv),
             runtime: Handle::current(),
         };
-        match self.packs.mend_footer(pack, Arc::new(claims)).await {
-            Ok(Footer::Whole) | Err(pack::ReadError::NotFound(_)) => Ok(Vec::new()),
+        let footer = match self.packs.is_in_cloud(pack) {
+            true => self.far_footer(pack).await,
+            false => self
+                .packs
+                .mend_footer(pack, Arc::new(claims))
+                .await
+                .map_err(CollectError::from),
+        };
+        match footer {
+            Ok(Footer::Whole) | Err(CollectError::Read(pack::ReadError::NotFound(_))) => Ok(Vec::new()),
             Ok(Footer::Rewritten { records }) => {
                 self.metrics.mended_footers.inc();
                 tracing::warn!(%pack, records, "a pack's footer was damaged; no record is lost, and it is written anew");
@@ -104,8 +112,31 @@ impl ChunkStore {
                 Ok(Vec::new())
             }
             Ok(Footer::Lost) => Ok(self.lost_in(pack).await?),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
+    }
+
+    /// How the footer of a pack in the cloud is.
+    async fn far_footer(&self, pack: PackId) -> Result<Footer, CollectError> {
+        let table = match self.packs.table(pack).await {
+            // There is no such blob, or not all of it.
+            Err(pack::ReadError::Damaged { .. }) => return Ok(Footer::Lost),
+            table => table?,
+        };
+        if !table.footer_damaged {
+            return Ok(Footer::Whole);
+        }
+        // In this order: what the collector moves away in between is missing from the second number, not from the first.
+        let mut found = 0;
+        for entries in table.entries.chunks(STEP_RECORDS) {
+            let wanted = self.wanted(pack, entries).await?;
+            found += wanted
+                .iter()
+                .map(|wanted| i64::from(wanted.location.stored_len))
+                .sum::<i64>();
+        }
+        let live = live_bytes(&*self.kv, pack).await?;
+        Ok(if found >= live { Footer::Kept } else { Footer::Lost })
     }
 
     /// All packs there are, in the order in which they are scrubbed, each with its bytes.

@@ -23,6 +23,7 @@ use crate::chunk::keys::Keys;
 use crate::chunk::md5::Md5Lanes;
 use crate::chunk::metrics::ChunkMetrics;
 use crate::chunk::migrate::Migration;
+use crate::chunk::offload::Offload;
 use crate::chunk::pack::{CloudOptions, LATE, PackOptions, PackSet};
 use crate::chunk::packs::PackTable;
 use crate::chunk::pool::BufferPool;
@@ -58,9 +59,9 @@ pub struct ChunkStoreOptions {
     pub pool_bytes: usize,
     /// How long such memory is waited for.
     pub pool_wait: Duration,
-    /// Threads that compute MD5.
+    /// Threads that compute MD5. 0: who asks computes.
     pub md5_threads: usize,
-    /// Threads that chunk, hash and encode windows.
+    /// Threads that chunk, hash and encode windows. 0: who asks does.
     pub bulk_threads: usize,
     pub tree_cache_bytes: u64,
     pub segment_cache_bytes: u64,
@@ -88,6 +89,14 @@ impl ChunkStoreOptions {
             collect: CollectOptions::default(),
             space,
         }
+    }
+
+    /// Everything is done by the thread that asks, and all packs are in the cloud: for a simulation, whose histories must
+    /// not depend on how fast threads are.
+    pub fn on_one_thread(mut self) -> Self {
+        (self.md5_threads, self.bulk_threads) = (0, 0);
+        (self.packs.open_packs, self.packs.offload) = (0, Offload::InPlace);
+        self
     }
 }
 
@@ -169,10 +178,11 @@ impl ChunkStore {
                 kv: Arc::clone(&kv),
                 runtime: Handle::current(),
             };
-            tokio::task::spawn_blocking(move || PackSet::open(&dir, packs, ids, pool, &registry, &claims, cloud))
-                .await
-                .map_err(|_| OpenError::Stopped)??
+            let offload = packs.offload;
+            let open = move || PackSet::open(&dir, packs, ids, pool, &registry, &claims, cloud);
+            offload.run(open).await.map_err(|_| OpenError::Stopped)??
         };
+        packs.check_owner().await?;
         table.attach(packs.places());
         let recovered = recover::recover(&*kv, &packs, &clock).await?;
         let troubles = troubles_of(&recovered, &metrics);

@@ -25,13 +25,13 @@ pub struct Md5Lanes {
 }
 
 impl Md5Lanes {
-    /// Starts `threads` hashing threads, at least one. A stream stays on its thread.
+    /// Starts `threads` hashing threads. A stream stays on its thread; with none, each hashes in place.
     pub fn start(threads: usize) -> io::Result<Self> {
         let mut lanes = Self {
             queues: Vec::new(),
             threads: Vec::new(),
         };
-        for number in 0..threads.max(1) {
+        for number in 0..threads {
             let queue = Arc::new(Queue::new());
             lanes.queues.push(Arc::clone(&queue));
             let thread = thread::Builder::new().name(format!("md5-{number}"));
@@ -46,7 +46,6 @@ impl Md5Lanes {
     /// A new stream. Dropping it before `finish` forgets it.
     pub fn stream(&self) -> Md5Stream {
         let fewest = self.queues.iter().min_by_key(|queue| queue.streams()).map(Arc::clone);
-        // `start` makes at least one queue; without a thread a stream would hash for itself.
         let queue = fewest.unwrap_or_else(|| Arc::new(Queue::ended()));
         let id = queue.register();
         Md5Stream { queue, id }

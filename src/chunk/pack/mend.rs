@@ -31,7 +31,7 @@ pub enum Footer {
 }
 
 impl PackSet {
-    /// Looks at the footer of a pack, and writes it anew if it is damaged and a scan finds all that `claims` says is there.
+    /// Looks at the footer of a pack of the directory, and writes it anew if it is damaged and a scan finds all that `claims` says is there.
     pub async fn mend_footer(&self, id: PackId, claims: Arc<dyn Claims + Send + Sync>) -> Result<Footer, ReadError> {
         let shared = Arc::clone(&self.shared);
         let pack = shared.pack(id).ok_or(ReadError::NotFound(id))?;
@@ -40,21 +40,6 @@ impl PackSet {
             return Err(ReadError::NotFound(id));
         }
         let failed = move |error| ReadError::Io { pack: id, error };
-        if pack.is_in_cloud() {
-            drop(lease);
-            let table = match self.table(id).await {
-                // There is no such blob, or not all of it.
-                Err(ReadError::Damaged { .. }) => return Ok(Footer::Lost),
-                table => table?,
-            };
-            if !table.footer_damaged {
-                return Ok(Footer::Whole);
-            }
-            let find = move || finds_all(&*claims, id, &table.entries);
-            let found = tokio::task::spawn_blocking(find).await.map_err(io::Error::other);
-            let found = found.flatten().map_err(failed)?;
-            return Ok(if found { Footer::Kept } else { Footer::Lost });
-        }
         let work = move || {
             let _held = lease;
             mend(&shared, &pack, &*claims)

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::blob::BlobError;
 use crate::chunk::cipher::Envelope;
 use crate::chunk::codec::Codec;
+use crate::chunk::offload::Offload;
 use crate::chunk::pool::Spent;
 use crate::ids::{ChunkId, DomainId, PackId};
 use crate::limits::{EXTENT_BYTES_MAX, PACK_BYTES_MAX};
@@ -233,7 +234,8 @@ impl RecoveredKind {
 
 #[derive(Clone, Debug)]
 pub struct PackOptions {
-    /// Packs that take appends at the same time, each with its own syncer thread.
+    /// Packs of the directory that take appends at the same time, each with its own syncer thread. 0: all new packs go to
+    /// the cloud.
     pub open_packs: usize,
     /// A pack of this many bytes is sealed.
     pub pack_bytes: u64,
@@ -245,6 +247,7 @@ pub struct PackOptions {
     pub handles_max: usize,
     /// Write and read around the page cache where the filesystem can.
     pub direct: bool,
+    pub offload: Offload,
 }
 
 impl Default for PackOptions {
@@ -256,6 +259,7 @@ impl Default for PackOptions {
             reads_max: 16,
             handles_max: 256,
             direct: true,
+            offload: Offload::default(),
         }
     }
 }

@@ -52,9 +52,7 @@ impl PackSet {
             Ok(Bytes::from_owner(Owned(block)).slice(..length))
         };
         let failed = move |error| ReadError::Io { pack: id, error };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| failed(io::Error::other(error)))?
-            .map_err(failed)
+        let done = self.shared.options.offload.run(read).await;
+        done.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
     }
 }

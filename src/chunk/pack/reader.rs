@@ -10,6 +10,7 @@ use crate::blob::local::{ALIGNMENT, ReadFile};
 use crate::chunk::cipher::{Envelope, Purpose};
 use crate::chunk::codec::{Codec, Codecs};
 use crate::chunk::domain::DomainKey;
+use crate::chunk::offload::Offload;
 use crate::chunk::pack::cloud::{self, Through};
 use crate::chunk::pack::format::aligned;
 use crate::chunk::pack::shared::{Shared, Visit};
@@ -70,8 +71,8 @@ pub async fn read(
     if decoded_bytes <= DECODED_IN_PLACE_BYTES && decrypted_bytes <= DECRYPTED_IN_PLACE_BYTES {
         return unfold(shared, &extent, buffer, range.start, plain, &keys).map(told);
     }
-    let shared = Arc::clone(shared);
-    blocking(extent.pack(), move || {
+    let (shared, offload) = (Arc::clone(shared), shared.options.offload);
+    blocking(offload, extent.pack(), move || {
         unfold(&shared, &extent, buffer, range.start, plain, &keys)
     })
     .await
@@ -95,7 +96,7 @@ fn length_of(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
 }
 
-async fn blocking<T, F>(pack: PackId, work: F) -> Result<T, ReadError>
+async fn blocking<T, F>(offload: Offload, pack: PackId, work: F) -> Result<T, ReadError>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T, ReadError> + Send + 'static,
@@ -104,7 +105,7 @@ where
         pack,
         error: io::Error::other(error),
     };
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
+    offload.run(work).await.map_err(failed)?
 }
 
 /// Reads `range`: at once when the page cache has it, else on a blocking thread, around the cache the first time; or from the
@@ -156,7 +157,7 @@ async fn fill(
     }
     // The semaphore is never closed; without a permit the read would only be unbounded.
     let permit = Arc::clone(&shared.reads).acquire_owned().await.ok();
-    let (mut buffer, count) = blocking(id, move || {
+    let (mut buffer, count) = blocking(shared.options.offload, id, move || {
         let _held = (permit, lease);
         let count = read_uncached(&file, &mut buffer, range.start, visit).map_err(failed)?;
         Ok((buffer, count))

@@ -66,7 +66,7 @@ impl PackSet {
             there = start.packs.clone();
             twice.extend(start.twice.iter().copied());
             runtime = Some(start.runtime.clone());
-            cloud = Some(owned(Cloud::open(start, registry)?, runtime.as_ref())?);
+            cloud = Some(Cloud::open(start, registry)?);
         }
         cloud::remove_partial(dir).map_err(|error| OpenError::Io {
             path: dir.to_path_buf(),
@@ -112,6 +112,19 @@ impl PackSet {
             })?);
         }
         Ok(set)
+    }
+
+    /// Fails if it is sure that the place in the cloud is not this store's. One that does not answer is asked again by who
+    /// needs it.
+    pub async fn check_owner(&self) -> Result<(), OpenError> {
+        let Some(cloud) = &self.shared.cloud else { return Ok(()) };
+        match cloud.owned().await {
+            Err(error @ BlobError::Unavailable(_)) => {
+                tracing::warn!(%error, "the cloud does not answer: what is only there cannot be read now");
+                Ok(())
+            }
+            asked => asked.map_err(OpenError::Cloud),
+        }
     }
 
     /// What `open` had to repair.
@@ -236,10 +249,8 @@ impl PackSet {
             *gone = true;
             Ok(())
         };
-        tokio::task::spawn_blocking(remove)
-            .await
-            .map_err(|error| failed(io::Error::other(error)))?
-            .map_err(failed)
+        let done = self.shared.options.offload.run(remove).await;
+        done.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
     }
 }
 
@@ -286,17 +297,5 @@ fn tell(repair: &Recovered, metrics: &PackMetrics) {
             tracing::error!(%pack, records, lost_bytes = repair.lost_bytes, damaged = repair.damaged.len(), chunks = chunks.join(" "),
                 "a pack is damaged: it lacks records that were durable; its file is left as it is");
         }
-    }
-}
-
-/// The cloud, unless it is sure that its place is not this store's. One that does not answer is asked again later.
-fn owned(cloud: Cloud, runtime: Option<&tokio::runtime::Handle>) -> Result<Cloud, OpenError> {
-    match runtime.map(|runtime| runtime.block_on(cloud.owned())) {
-        Some(Err(error @ BlobError::Unavailable(_))) => {
-            tracing::warn!(%error, "the cloud does not answer: what is only there cannot be read now");
-            Ok(cloud)
-        }
-        Some(Err(error)) => Err(OpenError::Cloud(error)),
-        Some(Ok(())) | None => Ok(cloud),
     }
 }

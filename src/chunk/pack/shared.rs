@@ -54,7 +54,7 @@ impl Shared {
         Self {
             dir: dir.to_path_buf(),
             handles: moka::sync::Cache::new(options.handles_max as u64),
-            slots: (0..options.open_packs.max(1)).map(|_| Slot::default()).collect(),
+            slots: (0..options.open_packs).map(|_| Slot::default()).collect(),
             appends: Semaphore::new(options.appends_waiting_max),
             reads_before: ReadsBefore::default(),
             reads: Arc::new(Semaphore::new(options.reads_max)),

@@ -52,10 +52,8 @@ impl PackSet {
             let _held = lease;
             read_entries(&shared, id)
         };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| failed(io::Error::other(error)))?
-            .map_err(failed)
+        let done = self.shared.options.offload.run(read).await;
+        done.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
     }
 
     /// Whether a sealed pack's footer is the one that was written. `false` too if it cannot be read, or the pack is none.
@@ -73,7 +71,7 @@ impl PackSet {
             let _held = lease;
             has_footer(&shared, id)
         };
-        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+        self.shared.options.offload.run(look).await.unwrap_or_default()
     }
 }
 

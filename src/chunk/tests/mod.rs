@@ -17,6 +17,7 @@ mod invariants;
 mod keys;
 mod leaks;
 mod migrating;
+mod outages;
 mod passing;
 mod races;
 mod scrubbing;

@@ -69,7 +69,9 @@ impl Objects {
                     }
                 };
                 tokio::select! {
-                    _ = stopped.wait_for(|stopped| *stopped) => {}
+                    biased;
+                    // Stopped, or nobody is left who could.
+                    _ = stopped.wait_for(|stopped| *stopped) => return,
                     () = tokio::time::sleep(pause) => {}
                 }
             }

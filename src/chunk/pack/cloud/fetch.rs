@@ -6,11 +6,10 @@ use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::moving::SCAN;
 use super::{Cloud, FOLDER, name};
@@ -189,7 +188,7 @@ pub async fn table(shared: &Shared, cloud: &Cloud, pack: PackId, bytes: u64) -> 
         shared.scratch(pack, SCAN),
         Trailer::decode(&whole, pack, bytes).map(|trailer| trailer.table_offset),
     );
-    let scanned = tokio::task::spawn_blocking(move || {
+    let scanned = shared.options.offload.run(move || {
         fs::write(&path, &whole)?;
         let found = ReadFile::open(&path, false).and_then(|file| scan(&file, pack, trailer.unwrap_or(bytes)));
         remove_file(&path)?;

@@ -166,12 +166,15 @@ impl Cloud {
     pub async fn owned(&self) -> Result<(), BlobError> {
         let blobs = &self.options.blobs;
         let ask = || async {
+            let mark = Bytes::from(self.store.clone());
             let other = |what: &str| BlobError::Refused(format!("{} {what}", self.options.shown));
             match self.in_time(blobs.get(OWNER, None)).await {
                 Ok(found) if found == self.store => Ok(()),
+                // What a put that failed left of it. Whoever's it was, no pack was put before it was whole.
+                Ok(found) if self.store.as_bytes().starts_with(&found) => self.in_time(blobs.put(OWNER, mark)).await,
                 Ok(_) => Err(other("belongs to another store")),
                 Err(BlobError::NotFound) if self.had_packs => Err(other("does not have this store's packs")),
-                Err(BlobError::NotFound) => self.in_time(blobs.put(OWNER, Bytes::from(self.store.clone()))).await,
+                Err(BlobError::NotFound) => self.in_time(blobs.put(OWNER, mark)).await,
                 Err(error) => Err(error),
             }
         };
@@ -210,6 +213,7 @@ impl Cloud {
         }
     }
 
+    /// What a call answers in the time that it may take: a place that hangs is one that cannot be reached.
     async fn in_time<T>(&self, call: impl Future<Output = Result<T, BlobError>>) -> Result<T, BlobError> {
         let answer = timeout(self.options.timeout, call).await;
         answer.unwrap_or_else(|_| Err(BlobError::Unavailable("no answer in time".to_owned())))

@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Cloud;
 use crate::blob::BlobError;
@@ -116,6 +116,7 @@ async fn gather(queue: &Queue, puts: &mut JoinSet<()>) {
     tokio::pin!(gathered);
     while queue.bytes() < GATHERED_BYTES {
         tokio::select! {
+            biased;
             () = &mut gathered => return,
             _ = puts.join_next() => return,
             () = queue.wake.notified() => {}
@@ -181,7 +182,7 @@ async fn store_once(
             let sealed = batch::seal(id, &mut batch);
             (batch, sealed)
         };
-        match tokio::task::spawn_blocking(job).await {
+        match shared.options.offload.run(job).await {
             Ok((returned, sealed)) => {
                 batch = returned;
                 sealed

@@ -54,7 +54,7 @@ impl PackSet {
             Some((info.id, length.min(info.bytes)))
         };
         let ask = move || packs.into_iter().filter_map(length).collect();
-        let mut found: BTreeMap<_, _> = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+        let mut found: BTreeMap<_, _> = self.shared.options.offload.run(ask).await.unwrap_or_default();
         let mut untold = None;
         if let Some(cloud) = &self.shared.cloud {
             let (lengths, error) = super::lengths(&self.shared, cloud).await;
