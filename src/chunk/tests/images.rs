@@ -161,7 +161,7 @@ struct Life {
 impl Life {
     async fn put(&mut self, seed: u64) {
         let bytes = content(seed, 9_000 + 4_000 * seed as usize);
-        let data = build(&self.store, self.options.clone(), &bytes).await.unwrap();
+        let data = build(&self.store, self.options, &bytes).await.unwrap();
         let id = publish(&self.store, data).await.unwrap();
         let (from, until) = (self.history.lock().log.len(), usize::MAX);
         self.known.push(Known { id, bytes, from, until });
